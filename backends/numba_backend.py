@@ -1,0 +1,27 @@
+"""NumPy arrays with compiled steps: eager ops are NumPy's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import metadata, util
+
+from nnx.backends.numpy_backend import NumpyBackend, host_memory_bytes
+from nnx.backends.protocol import Hardware, Unavailable
+
+
+class NumbaBackend(NumpyBackend):
+    """The CPU with Numba at hand; Numba itself is imported when something is compiled."""
+
+    name = "numba"
+
+    def devices(self) -> Sequence[Hardware]:
+        """Return the CPU. Raises: Unavailable where Numba is not installed."""
+        if util.find_spec("numba") is None:
+            raise Unavailable(
+                "Numba is not installed. Install it: python -m pip install numba; or use 'numpy'."
+            )
+        version = metadata.version("numba")
+        return (Hardware(f"Numba {version} on the CPU", host_memory_bytes()),)
+
+
+BACKEND = NumbaBackend()

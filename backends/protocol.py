@@ -1,0 +1,113 @@
+"""What a backend is: the one file that the author of a backend reads.
+
+A backend brings an array library to nnx. Subclass `Backend`, set ``name`` and ``xp``, and name an
+instance in the entry-point group ``nnx.backends``:
+
+    [project.entry-points."nnx.backends"]
+    mylib = "my_package.nnx_backend:BACKEND"
+
+``xp`` is a namespace of the array API standard (2024.12 or later). Everything else has a default.
+No gradient lives in a backend: gradients are nnx's, over the functions of ``xp``.
+Check the result with ``nnx.testing.check_backend("mylib")``: it returns the rows that fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One device as its backend sees it: what it is, and its memory in bytes if known."""
+
+    description: str
+    memory_bytes: int | None = None
+
+
+class Unavailable(Exception):  # noqa: N818 (a state, told by `nnx.devices()`, before it is an error)
+    """Raised by `Backend.devices`: why nothing can run here, and what to do about it."""
+
+
+class Backend:
+    """An array library with its kernels; one instance serves all its devices."""
+
+    name: str = ""
+
+    overrides: Mapping[str, Callable[..., Any]] = {}
+    """Kernels by op name, called as ``kernel(*arrays, **attrs)`` instead of the op's ``eval``.
+
+    Each is tested against the entry that it replaces.
+    """
+
+    trusted: frozenset[str] = frozenset()
+    """Ops whose kernels never warn and so run outside `quiet`."""
+
+    compile: Callable[..., Any] | None = None
+    """``compile(graph) -> callable``; without it a graph is interpreted op by op."""
+
+    @property
+    def xp(self) -> Any:
+        """The array namespace. Imported on first use, never before."""
+        raise NotImplementedError(f"backend {self.name!r} must name its array namespace")
+
+    def devices(self) -> Sequence[Hardware]:
+        """Return what can run now, one entry an index. Raises: Unavailable with the reason."""
+        return (Hardware(f"{self.name} on the CPU"),)
+
+    def asarray(self, host: Any, dtype: Any, index: int) -> Any:
+        """Return this library's array with the values of a NumPy array.
+
+        ``dtype`` is one of ``xp``'s. The host array is never written, and may be shared.
+        """
+        return self.xp.asarray(host, dtype=dtype)
+
+    def to_numpy(self, array: Any) -> Any:
+        """Return a NumPy array with an array's values; it may share memory."""
+        import numpy as np
+
+        return np.asarray(array)
+
+    def astype(self, array: Any, dtype: Any) -> Any:
+        """Return an array's values in another of ``xp``'s types."""
+        return self.xp.astype(array, dtype)
+
+    def creation(self, name: str, index: int) -> Callable[..., Any]:
+        """Return ``xp.<name>`` (zeros, arange, ...) so bound that it creates on one device."""
+        return getattr(self.xp, name)  # type: ignore[no-any-return]
+
+    def index(self, array: Any, key: tuple[Any, ...]) -> Any:
+        """Return ``array[key]`` for integers, slices, None and arrays of integers."""
+        return array[key]
+
+    def add_at(self, index: int) -> Callable[..., Any]:
+        """Return ``f(shape, key, values)``: zeros with values added at key, repeats summed."""
+        raise NotImplementedError(f"backend {self.name!r} has no add_at")
+
+    def setitem(self, array: Any, key: Any, value: Any) -> Any:
+        """Return a copy of ``array`` with ``value`` at ``key``."""
+        result = self.xp.asarray(array, copy=True)
+        result[key] = value
+        return result
+
+    def in_range(self, labels: Any, stop: int) -> bool:
+        """Return whether all of a non-empty integer array lies in 0 to stop - 1."""
+        xp = self.xp
+        return bool(xp.min(labels) >= 0) and bool(xp.max(labels) < stop)
+
+    def synchronize(self, index: int) -> None:
+        """Wait until everything asked of a device is done."""
+
+    def memory(self, index: int) -> dict[str, int]:
+        """Return figures in bytes, such as ``{"used": ..., "total": ...}``; empty if unknown."""
+        return {}
+
+    def quiet(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which arithmetic that gives inf or NaN does not warn."""
+        return contextlib.nullcontext()
+
+    def quietly(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function made to run inside `quiet`."""
+        return function

@@ -1,0 +1,1 @@
+"""Compiled kernels and the printers that write them."""

@@ -1,0 +1,62 @@
+"""The boundary to host data: what users hand over, made into sound NumPy arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nnx import dtypes
+from nnx.errors import DataError, DTypeError
+
+
+def to_host(obj: Any, what: str = "asarray") -> Any:
+    """Return a NumPy array in native byte order, without writing or copying the caller's data.
+
+    Python floats become float32 and Python ints int64; arrays keep their type.
+    Raises: DataError for ragged or object data, DTypeError for text, complex and other types.
+    """
+    import numpy as np
+
+    try:
+        array = _from_library(np, obj)
+    except ValueError as error:
+        raise DataError(
+            f"{what}: the rows do not form an array: {error}. Give every row the same length."
+        ) from None
+    except OverflowError as error:
+        raise DTypeError(f"{what}: {error}. Give floats, or dtype='float64'.") from None
+    if array.dtype.kind == "O":
+        raise DataError(
+            f"{what}: got an array of Python objects of shape {array.shape}, first "
+            f"{_first(array)!r}. Give numbers; convert with np.asarray(x, dtype='float32')."
+        )
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        if dtypes._name_of(array.dtype) != "bfloat16":
+            raise DTypeError(
+                f"{what}: got data of type {array.dtype}; nnx takes booleans, integers and floats "
+                f"up to 64 bits."
+            )
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if isinstance(obj, list | tuple | float) and array.dtype == np.float64 and not _holds(np, obj):
+        array = array.astype(np.float32)
+    return array
+
+
+def _from_library(np: Any, obj: Any) -> Any:
+    if isinstance(obj, np.ndarray) or not hasattr(obj, "__dlpack__"):
+        return np.asarray(obj)
+    try:
+        return np.from_dlpack(obj)
+    except (BufferError, TypeError, RuntimeError):
+        return np.asarray(obj)
+
+
+def _holds(np: Any, obj: Any) -> bool:
+    """Return whether a nested list holds an array of its own type, whose type then counts."""
+    while isinstance(obj, list | tuple) and obj:
+        obj = obj[0]
+    return isinstance(obj, np.ndarray | np.generic)
+
+
+def _first(array: Any) -> Any:
+    return array.flat[0] if array.size else None

@@ -1,0 +1,376 @@
+"""The op entry, the tape's node, and `apply`, the one place where an op meets arrays.
+
+An op is defined once for all devices: its name, shape rule, meaning and gradient stand together.
+The meaning (``eval``) and the gradient (``vjp``) are written against a namespace ``xp``: arrays of
+any library for speed, Python numbers for the looped reference, nnx's own tensors for higher
+derivatives, symbols for the compilers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from nnx import dtypes
+from nnx.dtypes import DType
+from nnx.errors import DeviceError, DTypeError, NnxError, ShapeError
+
+if TYPE_CHECKING:
+    from nnx.device import Device
+    from nnx.tensor import Tensor
+
+Rule = Callable[..., Any]
+Attrs = dict[str, Any]
+
+KINDS = ("elementwise", "reduce", "contract", "layout", "random")
+DTYPE_RULES = ("same", "float", "bool", "index", "sum", "attr")
+
+OPS: dict[str, Op] = {}
+"""Every op by name: the table."""
+
+
+class Op:
+    """One entry of the table.
+
+    ``eval(xp, *inputs, **attrs)`` is the value. ``vjp`` is the gradient: a tuple with one rule an
+    input, each ``rule(xp, g, out, *inputs, **attrs)``, or one rule that returns all of them where
+    the number of inputs is open; None where the derivative is zero or has no meaning.
+    ``dtype`` says what comes out: the inputs' common type ("same"), the same but never an integer
+    ("float"), "bool", "index" (int64), "sum" (integers widen to 64 bits), or "attr" (named by the
+    caller). ``values`` are the positions of the inputs that share one type.
+    """
+
+    __slots__ = (
+        "attr_names", "doc", "dtype", "eval", "input_names", "kind", "linear",
+        "n_inputs", "name", "primitive", "shape", "values", "vjp",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        shape: Rule,
+        eval: Rule,
+        vjp: Rule | tuple[Rule | None, ...] | None,
+        doc: str,
+        *,
+        dtype: str = "same",
+        values: tuple[int, ...] | None = None,
+        primitive: bool = False,
+        linear: bool = False,
+    ) -> None:
+        code = eval.__code__
+        names = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+        self.name, self.kind, self.doc = name, kind, doc
+        self.shape, self.eval, self.vjp = shape, eval, vjp
+        self.dtype, self.primitive, self.linear = dtype, primitive, linear
+        self.n_inputs = None if code.co_flags & 0x04 else code.co_posonlyargcount - 1
+        n_inputs = self.n_inputs or 0
+        self.input_names = names[:n_inputs]
+        self.attr_names = names[n_inputs:]
+        self.values = tuple(range(n_inputs)) if values is None else values
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}>"
+
+    def result_dtype(self, inputs: list[DType | bool | int | float | None], attrs: Attrs) -> DType:
+        """Return the data type of the result for inputs given as types or Python numbers."""
+        if self.dtype == "bool":
+            return dtypes.bool_
+        if self.dtype == "index":
+            return dtypes.int64
+        if self.dtype == "attr":
+            named = attrs.get("dtype")
+            return dtypes.float32 if named is None else dtypes.as_dtype(named)
+        positions = self.values if self.n_inputs is not None else range(len(inputs))
+        values = [inputs[i] for i in positions if i < len(inputs) and inputs[i] is not None]
+        common = dtypes.result_dtype(
+            [v for v in values if isinstance(v, DType)],
+            [v for v in values if isinstance(v, bool | int | float)],
+        )
+        if self.dtype == "float" and not common.is_floating:
+            return dtypes.float32
+        if self.dtype == "sum" and not common.is_floating:
+            return dtypes.uint64 if common.kind == "uint" else dtypes.int64
+        return common
+
+
+def op(
+    kind: str,
+    *,
+    vjp: Rule | tuple[Rule | None, ...] | None = None,
+    shape: Rule,
+    dtype: str = "same",
+    values: tuple[int, ...] | None = None,
+    primitive: bool = False,
+    linear: bool = False,
+) -> Callable[[Rule], Callable[..., Tensor]]:
+    """Enter the decorated ``eval`` into the table and return the function that users call."""
+
+    def enter(evaluate: Rule) -> Callable[..., Tensor]:
+        name = evaluate.__name__.strip("_")
+        if kind not in KINDS or dtype not in DTYPE_RULES or name in OPS:
+            raise ValueError(f"op {name!r}: kind {kind!r}, dtype {dtype!r}, or the name is taken")
+        entry = Op(
+            name, kind, shape, evaluate, vjp, evaluate.__doc__ or "",
+            dtype=dtype, values=values, primitive=primitive, linear=linear,
+        )  # fmt: skip
+        OPS[name] = entry
+        return _public(entry)
+
+    return enter
+
+
+def primitive(
+    name: str,
+    kind: str,
+    parameters: Rule,
+    doc: str,
+    *,
+    vjp: Rule | tuple[Rule | None, ...] | None = None,
+    shape: Rule,
+    dtype: str = "same",
+    linear: bool = False,
+) -> Callable[..., Tensor]:
+    """Enter an op that every array library has under the standard's name.
+
+    ``parameters`` is a function with the standard's signature; its body is the call itself.
+    """
+    parameters.__name__ = name
+    parameters.__doc__ = doc
+    return op(kind, vjp=vjp, shape=shape, dtype=dtype, primitive=True, linear=linear)(parameters)
+
+
+def _public(entry: Op) -> Callable[..., Tensor]:
+    """Return the function behind ``nnx.<name>``; positional and keyword forms both work."""
+    n_inputs = entry.n_inputs
+
+    def call(*inputs: Any, **attrs: Any) -> Tensor:
+        if attrs or len(inputs) != n_inputs:
+            inputs, attrs = _bind(entry, inputs, attrs)
+        return apply(entry, inputs, attrs)
+
+    call.__name__ = call.__qualname__ = entry.name
+    call.__doc__ = entry.doc
+    call.__module__ = entry.eval.__module__
+    call.__wrapped__ = entry.eval  # type: ignore[attr-defined]
+    call.op = entry  # type: ignore[attr-defined]
+    return call
+
+
+def _bind(entry: Op, inputs: tuple[Any, ...], attrs: Attrs) -> tuple[tuple[Any, ...], Attrs]:
+    """Sort a call's arguments into array inputs and attributes."""
+    if entry.n_inputs is not None:
+        extra = inputs[entry.n_inputs :]
+        if len(extra) > len(entry.attr_names):
+            raise TypeError(
+                f"{entry.name}() takes {', '.join(entry.input_names + entry.attr_names)}; "
+                f"got {len(inputs)} arguments"
+            )
+        attrs = dict(zip(entry.attr_names, extra, strict=False)) | attrs
+        inputs = inputs[: entry.n_inputs]
+        for name in entry.input_names[len(inputs) :]:
+            if name in attrs:
+                inputs = (*inputs, attrs.pop(name))
+            elif any(later in attrs for later in entry.input_names):
+                inputs = (*inputs, None)
+    unknown = attrs.keys() - set(entry.attr_names)
+    dtype = attrs.pop("dtype", None) if "dtype" in unknown and entry.kind == "reduce" else None
+    unknown.discard("dtype" if dtype is not None or "dtype" not in attrs else "")
+    if unknown:
+        allowed = ", ".join(entry.input_names + entry.attr_names)
+        raise TypeError(f"{entry.name}() has no argument {sorted(unknown)[0]!r}; it takes {allowed}")
+    if dtype is not None:
+        inputs = (apply(OPS["astype"], inputs[:1], {"dtype": dtypes.as_dtype(dtype)}), *inputs[1:])
+    return inputs, attrs
+
+
+class Node:
+    """A record on the tape: the op, what went in, what came out."""
+
+    __slots__ = ("arrays", "attrs", "device", "inputs", "op", "out", "sequence", "version")
+
+    def __init__(
+        self,
+        op: Op,
+        inputs: tuple[Any, ...],
+        arrays: list[Any],
+        attrs: Attrs,
+        out: Any,
+        device: Device,
+        version: int,
+    ) -> None:
+        self.op = op
+        self.inputs = inputs
+        self.arrays: list[Any] | None = arrays
+        self.attrs = attrs
+        self.out = out
+        self.device = device
+        self.version = version
+        self.sequence = _next_sequence()
+
+    def __repr__(self) -> str:
+        return f"<node {self.op.name} #{self.sequence}>"
+
+
+_next_sequence = itertools.count().__next__
+
+
+class _Recording(threading.local):
+    on = True
+    depth = 0
+
+
+recording = _Recording()
+"""Whether this thread's ops go on the tape, and how many gradient functions enclose them."""
+
+_tensor_class: type[Tensor]
+_to_tensor: Callable[[Any, Device | None], Tensor]
+
+
+def bind_tensor(cls: type[Tensor], convert: Callable[[Any, Device | None], Tensor]) -> None:
+    """Tell `apply` the class of its results (tensor.py stands above this file)."""
+    global _tensor_class, _to_tensor
+    _tensor_class, _to_tensor = cls, convert
+
+
+def apply(op: Op, inputs: tuple[Any, ...], attrs: Attrs) -> Tensor:
+    """Run one op on the device of its inputs and, where a gradient may be asked, record it.
+
+    Raises: DeviceError for inputs of two devices; ShapeError and DTypeError where the array
+    library refuses, in the words of the op's shape rule.
+    """
+    device: Device | None = None
+    tracked = False
+    version = 0
+    arrays = []
+    for x in inputs:
+        if isinstance(x, _tensor_class):
+            if x.device is not device:
+                if device is not None:
+                    _raise_mixed(op, inputs)
+                device = x.device
+            if x.requires_grad:
+                tracked = True
+            version += x.version
+            arrays.append(x.array)
+        elif type(x) in _PLAIN:
+            arrays.append(x)
+        else:
+            return apply(op, _as_tensors(inputs), attrs)
+    if device is None:
+        return apply(op, _as_tensors(inputs), attrs)
+    if op.values:
+        arrays = _unify(op, device, arrays)
+    try:
+        out = device.kernels[op.name](*arrays, **attrs)
+    except Exception as error:
+        _explain(op, inputs, attrs, error)
+    result = _tensor_class(out, device)
+    if tracked and op.vjp is not None and recording.on:
+        result.requires_grad = True
+        result.node = Node(op, inputs, arrays, attrs, out, device, version)
+    return result
+
+
+_PLAIN = frozenset({float, int, bool, type(None)})
+
+
+def _as_tensors(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Bring host arrays, lists and lone numbers to the device of the tensors among the inputs."""
+    device = next((x.device for x in inputs if isinstance(x, _tensor_class)), None)
+    # numpy.float64 is a Python float, and as weak.
+    values = [float(x) if isinstance(x, float) else x for x in inputs]
+    keep_numbers = device is not None or not all(type(x) in _PLAIN for x in values)
+    converted = []
+    for x in values:
+        if x is None or isinstance(x, _tensor_class) or (keep_numbers and type(x) in _PLAIN):
+            converted.append(x)
+        else:
+            converted.append(_to_tensor(x, device))
+            device = converted[-1].device
+    return tuple(converted)
+
+
+def _unify(op: Op, device: Device, arrays: list[Any]) -> list[Any]:
+    """Give the value inputs one data type, so that every library computes the same."""
+    common = None
+    wants_float = op.dtype == "float"
+    wants_number = False
+    for i in op.values:
+        if i >= len(arrays):
+            break
+        x = arrays[i]
+        kind = type(x)
+        if kind is float:
+            wants_float = True
+        elif kind is int:
+            wants_number = True
+        elif kind is not bool and x is not None:
+            dtype = x.dtype
+            if common is None:
+                common = dtype
+            elif dtype is not common and dtype != common:
+                return _convert(op, device, arrays)
+    if wants_float:
+        return arrays if common in device.floating else _convert(op, device, arrays)
+    if common is None or (wants_number and common not in device.numeric):
+        return _convert(op, device, arrays)
+    return arrays
+
+
+def _convert(op: Op, device: Device, arrays: list[Any]) -> list[Any]:
+    positions = [i for i in op.values if i < len(arrays) and arrays[i] is not None]
+    scalars = [arrays[i] for i in positions if isinstance(arrays[i], float | int)]
+    held = [device.dtype_of(arrays[i]) for i in positions if hasattr(arrays[i], "dtype")]
+    common = dtypes.result_dtype(held, scalars)
+    if op.dtype == "float" and not common.is_floating:
+        common = dtypes.float32
+    native = device.native(common)
+    result = list(arrays)
+    for i in positions:
+        if hasattr(arrays[i], "dtype"):
+            result[i] = device.namespace.astype(arrays[i], native)
+        elif not held:
+            # A choice between two Python numbers, as in where(condition, 1.0, 0.0).
+            like = next(x for x in arrays if hasattr(x, "dtype"))
+            result[i] = device.namespace.full_like(like, arrays[i], dtype=native)
+    return result
+
+
+def _describe(x: Any) -> str:
+    if not isinstance(x, _tensor_class):
+        return repr(x)
+    name = getattr(x, "name", None)
+    return f"{f'parameter {name!r}' if name else 'array'} of shape {x.shape} on {x.device.name!r}"
+
+
+def _raise_mixed(op: Op, inputs: tuple[Any, ...]) -> NoReturn:
+    tensors = [x for x in inputs if isinstance(x, _tensor_class)]
+    first = tensors[0]
+    other = next(x for x in tensors if x.device is not first.device)
+    raise DeviceError(
+        f"{op.name}: {_describe(first)} met {_describe(other)}. Arrays never move between devices "
+        f"inside an operation: move one first, as in x.to({first.device.name!r})."
+    )
+
+
+def _explain(op: Op, inputs: tuple[Any, ...], attrs: Attrs, error: Exception) -> NoReturn:
+    """Raise what stopped an op as an nnx error: by its shape rule if that refuses too."""
+    if isinstance(error, NnxError):
+        raise error
+    shapes = [
+        x.shape if isinstance(x, _tensor_class) else None if x is None else () for x in inputs
+    ]
+    try:
+        op.shape(*shapes, **attrs)
+    except ShapeError as reason:
+        raise ShapeError(f"{op.name}: {reason}") from None
+    if isinstance(error, TypeError | OverflowError):
+        listed = ", ".join(
+            f"{x.dtype} {x.shape}" if isinstance(x, _tensor_class) else repr(x) for x in inputs
+        )
+        raise DTypeError(f"{op.name} does not take ({listed}) with {attrs}: {error}") from error
+    raise error
