@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,11 +29,73 @@ def add_at(shape: tuple[int, ...], key: Any, values: Any) -> Any:
     return out
 
 
+def _reduction(ufunc: Any) -> Callable[..., Any]:
+    """Return a reduction without the layers of Python that NumPy's functions put before it."""
+    reduce = ufunc.reduce
+
+    def kernel(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+        return reduce(x, axis=axis, keepdims=keepdims)
+
+    return kernel
+
+
+def softmax(x: Any, axis: Any = -1) -> Any:
+    """Return exp(x) over its sum, in one buffer."""
+    e = x - np.maximum.reduce(x, axis=axis, keepdims=True)
+    np.exp(e, out=e)
+    e /= np.add.reduce(e, axis=axis, keepdims=True)
+    return e
+
+
+def _flat_places(index: Any, n_columns: int) -> Any:
+    """Return where ``index[row]`` stands in a matrix laid out in one row."""
+    return _row_starts(len(index), n_columns) + index
+
+
+@functools.lru_cache(maxsize=64)
+def _row_starts(n_rows: int, n_columns: int) -> Any:
+    return np.arange(0, n_rows * n_columns, n_columns)
+
+
+def cross_entropy_rows(logits: Any, labels: Any) -> Any:
+    """Return (M - x_t) + log1p(s); the maximum's own term is put to 0 before the sum s."""
+    n_columns = logits.shape[-1]
+    x = np.ascontiguousarray(logits).reshape(-1)
+    at = _flat_places(logits.reshape(-1, n_columns).argmax(axis=1), n_columns)
+    top = x.take(at)
+    e = np.exp(x.reshape(-1, n_columns) - top[:, None])
+    e.put(at, 0)
+    rest = np.log1p(np.add.reduce(e, axis=1))
+    rest += top - x.take(_flat_places(labels.reshape(-1), n_columns))
+    return rest.reshape(labels.shape)
+
+
+def cross_entropy_slope(logits: Any, labels: Any) -> Any:
+    """Return softmax(logits) - target, in one buffer."""
+    p = softmax(logits)
+    if labels.ndim == logits.ndim:
+        p -= labels
+        return p
+    rows = p.reshape(-1, p.shape[-1])
+    at = _flat_places(labels.reshape(-1), p.shape[-1])
+    rows.put(at, 0)
+    rows.put(at, -np.add.reduce(rows, axis=1))
+    return p
+
+
 class NumpyBackend(Backend):
     """NumPy, the array library of this process."""
 
     name = "numpy"
-    overrides = {"linear": linear}
+    overrides = {
+        "linear": linear,
+        "sum": _reduction(np.add),
+        "max": _reduction(np.maximum),
+        "min": _reduction(np.minimum),
+        "softmax": softmax,
+        "cross_entropy_rows": cross_entropy_rows,
+        "cross_entropy_slope": cross_entropy_slope,
+    }
     trusted = frozenset({"relu", "reshape", "permute_dims", "broadcast_to", "getitem"})
 
     @property
@@ -71,13 +134,13 @@ class NumpyBackend(Backend):
             return bool(labels.view(np.uint64).max() < stop)
         return bool(labels.min() >= 0 and labels.max() < stop)
 
-    def quiet(self) -> Any:
+    def scope(self, index: int) -> Any:
         """Return NumPy's own context for arithmetic without warnings."""
         return np.errstate(all="ignore")
 
-    def quietly(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function inside that context; the decorator form costs a third of `with`."""
-        return np.errstate(all="ignore")(function)
+    def prepare(self, kernel: Callable[..., Any], index: int) -> Callable[..., Any]:
+        """Return the kernel inside that context; its decorator form costs a third of ``with``."""
+        return np.errstate(all="ignore")(kernel)
 
 
 def host_memory_bytes() -> int | None:

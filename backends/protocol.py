@@ -42,8 +42,11 @@ class Backend:
     Each is tested against the entry that it replaces.
     """
 
+    on_host: bool = True
+    """Whether arrays are in the host's memory, so that a NumPy array may join them in an op."""
+
     trusted: frozenset[str] = frozenset()
-    """Ops whose kernels never warn and so run outside `quiet`."""
+    """Ops whose kernels need no `scope`: they only move elements, or never warn."""
 
     compile: Callable[..., Any] | None = None
     """``compile(graph) -> callable``; without it a graph is interpreted op by op."""
@@ -104,10 +107,10 @@ class Backend:
         """Return figures in bytes, such as ``{"used": ..., "total": ...}``; empty if unknown."""
         return {}
 
-    def quiet(self) -> contextlib.AbstractContextManager[Any]:
-        """Return a context in which arithmetic that gives inf or NaN does not warn."""
+    def scope(self, index: int) -> contextlib.AbstractContextManager[Any]:
+        """Return a context for arithmetic on one device: it is current, and inf is no warning."""
         return contextlib.nullcontext()
 
-    def quietly(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function made to run inside `quiet`."""
-        return function
+    def prepare(self, kernel: Callable[..., Any], index: int) -> Callable[..., Any]:
+        """Return a kernel made to run inside `scope`; done once a kernel, not once a call."""
+        return kernel

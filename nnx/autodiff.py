@@ -7,12 +7,14 @@ leaves no tape, or over tensors, which leaves one and so can be differentiated a
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from nnx import creation, dtypes, ops, shapes, tree
-from nnx.device import Namespace
+from nnx.device import Device, Namespace
+from nnx.dtypes import DType
 from nnx.errors import DTypeError, GradientError, ShapeError
 from nnx.op import OPS, Node, recording
 from nnx.tensor import Tensor, asarray
@@ -77,6 +79,7 @@ def _collect(outputs: Sequence[Tensor], stop: set[int]) -> tuple[list[Node], dic
 
     Iterative: a tape may be deeper than Python's stack. Nodes are numbered as they are made, so
     that falling numbers are a topological order.
+    Raises: GradientError where the tape was used up, or an input was written since.
     """
     seen: dict[int, Node] = {}
     leaves: dict[int, Tensor] = {}
@@ -85,30 +88,34 @@ def _collect(outputs: Sequence[Tensor], stop: set[int]) -> tuple[list[Node], dic
         x = stack.pop()
         node = x.node
         key = id(x) if node is None else id(node)
-        if key in stop or node is None:
+        if node is None or key in stop:
             leaves[key] = x
         elif key not in seen:
             seen[key] = node
-            stack += [i for i in node.inputs if isinstance(i, Tensor) and i.requires_grad]
+            version = 0
+            for i in node.inputs:
+                if isinstance(i, Tensor):
+                    version += i.version
+                    if i.requires_grad:
+                        stack.append(i)
+            if node.arrays is None or (version != node.version and not node.op.linear):
+                _refuse(node)
     return sorted(seen.values(), key=_by_sequence, reverse=True), leaves
 
 
-def _check_unchanged(node: Node) -> None:
-    """Raise unless the node is whole and its inputs are as they were when it was made."""
+def _refuse(node: Node) -> NoReturn:
+    """Say why there is no gradient through a node: used up, or an input was written since."""
     if node.arrays is None:
         raise GradientError(
             f"backward: the tape through {node.op.name!r} was used up by an earlier backward(). "
             f"Compute the loss again, or keep the tape with backward(retain_graph=True)."
         )
-    if node.op.linear:
-        return
     tensors = [x for x in node.inputs if isinstance(x, Tensor)]
-    if sum(x.version for x in tensors) != node.version:
-        shown = ", ".join(f"{x.name or 'input'} {x.shape}" for x in tensors)
-        raise GradientError(
-            f"backward: an input of {node.op.name!r} ({shown}) was written in place after the "
-            f"forward pass, so its gradient would be wrong. Call backward() before the write."
-        )
+    shown = ", ".join(f"{x.name or 'input'} {x.shape}" for x in tensors)
+    raise GradientError(
+        f"backward: an input of {node.op.name!r} ({shown}) was written in place after the "
+        f"forward pass, so its gradient would be wrong. Call backward() before the write."
+    )
 
 
 def _sweep(
@@ -123,7 +130,6 @@ def _sweep(
         g = grads.pop(id(node), None)
         if g is None:
             continue
-        _check_unchanged(node)
         if over_tensors:
             xp, inputs = _OVER_TENSORS, list(node.inputs)
             out = Tensor(node.out, node.device)
@@ -176,6 +182,7 @@ def _unbroadcast(xp: Any, g: Any, shape: shapes.Shape) -> Any:
 
 
 def _seed(y: Tensor, gradient: Any) -> Tensor:
+    """Return the incoming gradient of a result: what was given, or 1 for a single number."""
     if not y.dtype.is_floating:
         raise DTypeError(f"Only floating-point results have gradients, this one is {y.dtype}.")
     if gradient is None:
@@ -184,7 +191,7 @@ def _seed(y: Tensor, gradient: Any) -> Tensor:
                 f"backward: the result has shape {y.shape}; only a single number has one "
                 f"gradient. Reduce it (loss.mean()), or give the incoming gradient."
             )
-        return creation.ones_like(y)
+        return _one(y.device, y.dtype) if y.shape == () else creation.ones_like(y)
     given = asarray(gradient, dtype=y.dtype, device=y.device)
     if given.shape != y.shape:
         raise ShapeError(
@@ -192,6 +199,12 @@ def _seed(y: Tensor, gradient: Any) -> Tensor:
             f"they must be equal."
         )
     return given
+
+
+@functools.lru_cache(maxsize=64)
+def _one(device: Device, dtype: DType) -> Tensor:
+    """Return the number 1 on a device; every training step starts its backward pass with it."""
+    return creation.ones((), dtype=dtype, device=device)
 
 
 def backward(y: Tensor, gradient: Any = None, *, retain_graph: bool = False) -> None:
@@ -203,10 +216,8 @@ def backward(y: Tensor, gradient: Any = None, *, retain_graph: bool = False) -> 
         )
     seed = _seed(y, gradient)
     nodes, leaves = _collect([y], set())
-    for node in nodes:
-        _check_unchanged(node)
     grads = {_key(y): seed.array}
-    with y.device.backend.quiet():
+    with y.device.scope():
         _sweep(nodes, grads, over_tensors=False)
         add = y.device.namespace.add
         for key, leaf in leaves.items():
@@ -232,7 +243,7 @@ def _pull(
     nodes, leaves = _collect([y for y, _ in roots], wanted)
     again = differentiable or bool(leaves.keys() - wanted) or any(s.requires_grad for s in seeds)
     grads: dict[int, Any] = {}
-    with _record(again), outputs[0].device.backend.quiet():
+    with _record(again), outputs[0].device.scope():
         for y, seed in roots:
             value = seed if again else seed.array
             key = _key(y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
@@ -76,7 +77,7 @@ class Device:
         self.namespace = self._make_namespace()
         raw = bind_ops(self.namespace, backend.overrides)
         self.kernels = {
-            name: kernel if name in backend.trusted else backend.quietly(kernel)
+            name: kernel if name in backend.trusted else backend.prepare(kernel, index)
             for name, kernel in raw.items()
         }
 
@@ -131,6 +132,10 @@ class Device:
     def dtypes(self) -> tuple[DType, ...]:
         """The data types that the device has."""
         return tuple(self._native)
+
+    def scope(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context for arithmetic on raw arrays of the device."""
+        return self.backend.scope(self.index)
 
     def synchronize(self) -> None:
         """Wait until everything asked of the device is done."""

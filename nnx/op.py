@@ -44,7 +44,7 @@ class Op:
 
     __slots__ = (
         "attr_names", "doc", "dtype", "eval", "input_names", "kind", "linear",
-        "n_inputs", "name", "primitive", "shape", "values", "vjp",
+        "n_inputs", "name", "primitive", "shape", "unifies", "values", "vjp",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +71,8 @@ class Op:
         self.input_names = names[:n_inputs]
         self.attr_names = names[n_inputs:]
         self.values = tuple(range(n_inputs)) if values is None else values
+        # One input of any type needs no common type; `apply` then skips looking for one.
+        self.unifies = bool(self.values) and (len(self.values) > 1 or dtype == "float")
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
@@ -262,7 +264,7 @@ def apply(op: Op, inputs: tuple[Any, ...], attrs: Attrs) -> Tensor:
             return apply(op, _as_tensors(inputs), attrs)
     if device is None:
         return apply(op, _as_tensors(inputs), attrs)
-    if op.values:
+    if op.unifies:
         arrays = _unify(op, device, arrays)
     try:
         out = device.kernels[op.name](*arrays, **attrs)

@@ -11,9 +11,9 @@ left of the last block is dropped:
     integers, high - low <= 2**32, or wider     2, or 4               low + `philox.scaled`
     permutation                                 2                     key `philox.pair`
 
-So with W words an element, element i starts at word W i % 4 of block ``block + W i // 4`` (the
-same for all i, at any place, with no element before it), and ``block`` grows by ceil(n W / 4).
-How much is used depends on the shape, the dtype and the range, never on the values drawn.
+So with W words an element, element i starts at word W i % 4 of block ``block + W i // 4``, which
+lets a device make any element alone, and ``block`` grows by ceil(n W / 4). How much is used
+depends on the shape, the dtype and the range, never on the values drawn.
 """
 
 from __future__ import annotations

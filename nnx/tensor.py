@@ -422,7 +422,7 @@ def _device_of(obj: Any, named: str | Device | None) -> Device:
 
 def _joining(obj: Any, where: Device | None) -> Tensor:
     """Return host data as a tensor beside the others of an op; it may not cross to a GPU."""
-    if where is not None and where.backend.name == "cupy" and getattr(obj, "shape", ()):
+    if where is not None and not where.backend.on_host and getattr(obj, "shape", ()):
         raise DeviceError(
             f"An array of the host met one on {where.name!r}. Arrays never move between devices "
             f"inside an operation: nnx.asarray(x, device={where.name!r}) first."

@@ -55,7 +55,9 @@ def _linear_dW(  # noqa: N802 (the field's name for the gradient of W)
         lambda xp, g, out, x, weight, bias=None: xp.matmul(g, weight.T),
         _linear_dW,
         lambda xp, g, out, x, weight, bias=None: (
-            xp.sum(g, axis=tuple(range(len(g.shape) - 1))) if len(g.shape) > 1 else g
+            xp.sum(g, axis=tuple(range(len(g.shape) - 1)) if len(g.shape) > 2 else 0)
+            if len(g.shape) > 1
+            else g
         ),
     ),
     shape=shapes.linear,

@@ -130,7 +130,7 @@ def _check_rows(xp: Any, rows: Any) -> None:
     _complain(xp, total, xp.abs(total - 1.0) > 1e-3, "the entries of a row sum to 1")
 
 
-def _are_classes(logits: Any, labels: Any) -> bool:
+def are_classes(logits: Any, labels: Any) -> bool:
     """Return whether labels are class numbers rather than rows, after checking their shape."""
     if len(labels.shape) == len(logits.shape) - 1 and labels.shape != logits.shape[:-1]:
         raise LabelError(
@@ -142,23 +142,45 @@ def _are_classes(logits: Any, labels: Any) -> bool:
     return len(labels.shape) < len(logits.shape)
 
 
+def _slope_dx(xp: Any, g: Any, out: Any, logits: Any, labels: Any) -> Any:
+    p = xp.softmax(logits, axis=-1)
+    return p * (g - xp.sum(g * p, axis=-1, keepdims=True))
+
+
+@op(
+    "reduce",
+    vjp=(
+        _slope_dx,
+        lambda xp, g, out, logits, labels: (
+            None if len(labels.shape) < len(logits.shape) else -g
+        ),
+    ),
+    shape=shapes.same,
+    dtype="float",
+    values=(0,),
+)
+def cross_entropy_slope(xp: Any, logits: Any, labels: Any, /) -> Any:
+    """softmax(logits) - target: the derivative of each row's cross-entropy.
+
+    Shapes: logits (..., C); labels (...,) of integers, or rows (..., C) -> (..., C)
+    Numerics: at the label, minus the sum of the other probabilities; 1 is never taken from a
+    number near 1.
+    """
+    p = xp.softmax(logits, axis=-1)
+    if len(labels.shape) == len(logits.shape):
+        return p - xp.astype(labels, p.dtype)
+    target = xp.one_hot(labels, logits.shape[-1]) > 0
+    others = xp.where(target, 0.0, p)
+    return xp.where(target, -xp.sum(others, axis=-1, keepdims=True), others)
+
+
 def _cross_entropy_dx(
     xp: Any, g: Any, out: Any, logits: Any, labels: Any, reduction: str = "mean"
 ) -> Any:
-    """Return (softmax - target) g.
-
-    Numerics: at the label the difference is minus the sum of the other probabilities; 1 is never
-    taken from a number near 1.
-    """
     g = _share(g, logits.shape[:-1], reduction)
     if reduction == "none":
         g = xp.expand_dims(g, axis=-1)
-    p = xp.softmax(logits, axis=-1)
-    if len(labels.shape) == len(logits.shape):
-        return g * (p - xp.astype(labels, p.dtype))
-    target = xp.one_hot(labels, logits.shape[-1]) > 0
-    others = xp.where(target, 0.0, p)
-    return g * xp.where(target, -xp.sum(others, axis=-1, keepdims=True), others)
+    return g * xp.cross_entropy_slope(logits, labels)
 
 
 def _cross_entropy_dy(
@@ -168,6 +190,28 @@ def _cross_entropy_dy(
         return None
     g = _share(g, logits.shape[:-1], reduction)
     return -xp.log_softmax(logits) * (xp.expand_dims(g, axis=-1) if reduction == "none" else g)
+
+
+@op(
+    "reduce",
+    vjp=(
+        lambda xp, g, out, logits, labels: (
+            xp.expand_dims(g, axis=-1) * xp.cross_entropy_slope(logits, labels)
+        ),
+        None,
+    ),
+    shape=lambda logits, labels: labels,
+    dtype="float",
+    values=(0,),
+)
+def cross_entropy_rows(xp: Any, logits: Any, labels: Any, /) -> Any:
+    """The cross-entropy of each row for class numbers that were checked before.
+
+    Shapes: logits (..., C), labels (...,) -> (...,)
+    """
+    top = xp.max(logits, axis=-1, keepdims=True)
+    chosen = xp.take_along_axis(logits, xp.expand_dims(labels, axis=-1), axis=-1)
+    return xp.reshape((top - chosen) + log1p_rest(xp, logits, top, -1), labels.shape)
 
 
 @op(
@@ -184,12 +228,10 @@ def cross_entropy(xp: Any, logits: Any, labels: Any, /, reduction: str = "mean")
     Numerics: (M - x_t) + log1p(s), s the sum of exp(x - M) without the maximum's own term.
     Raises: LabelError for labels that are not class numbers, or rows that are no distribution.
     """
-    if _are_classes(logits, labels):
+    if are_classes(logits, labels):
         check_classes(xp, labels, logits.shape[-1])
-        top = xp.max(logits, axis=-1, keepdims=True)
-        chosen = xp.take_along_axis(logits, xp.expand_dims(labels, axis=-1), axis=-1)
-        losses = (top - chosen) + log1p_rest(xp, logits, top, -1)
-        return _reduced(xp, xp.reshape(losses, labels.shape), reduction)
+        losses = xp.cross_entropy_rows(logits, labels)
+        return _reduced(xp, losses, reduction)
     _check_rows(xp, labels)
     rows = xp.astype(labels, logits.dtype)
     # A class of probability 0 adds nothing, also where its logit is -inf.
