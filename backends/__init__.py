@@ -7,6 +7,7 @@ import importlib
 import warnings
 
 from nnx.backends.protocol import Backend, Hardware, Unavailable
+
 from nnx.errors import DeviceError, did_you_mean
 
 BUILTIN = {
@@ -49,7 +50,8 @@ def load(name: str) -> Backend:
     Raises: DeviceError for an unknown name, or a plug-in that does not load.
     """
     if name in BUILTIN:
-        return importlib.import_module(BUILTIN[name]).BACKEND  # type: ignore[no-any-return]
+        builtin: Backend = importlib.import_module(BUILTIN[name]).BACKEND
+        return builtin
     if name.startswith(f"{ARRAY_API}:"):
         from nnx.backends.array_api_backend import ArrayApiBackend
 

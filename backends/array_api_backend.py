@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from importlib import util
 from typing import Any
 
-from nnx import shapes
 from nnx.backends.protocol import Backend, Hardware
+
+from nnx import shapes
 from nnx.errors import DeviceError
 
 COMPAT = {"numpy", "cupy", "torch", "dask.array"}
@@ -81,7 +82,7 @@ class ArrayApiBackend(Backend):
         zeros = xp.zeros(shape, dtype=values.dtype)
         if self.is_jax:
             return zeros.at[key].add(values)
-        if not any(hasattr(item, "dtype") for item in key):
+        if not any(item is None or hasattr(item, "dtype") for item in key):
             zeros[key] = values
             return zeros
         places, flat = self._places(shape, key), xp.reshape(values, (-1,))
@@ -113,5 +114,12 @@ class ArrayApiBackend(Backend):
         return self.xp.reshape(taken, places.shape)
 
     def setitem(self, array: Any, key: Any, value: Any) -> Any:
-        """Return a copy of ``array`` with ``value`` at ``key``."""
-        return array.at[key].set(value) if self.is_jax else super().setitem(array, key, value)
+        """Return a copy of ``array`` with ``value`` at ``key``, written on the host.
+
+        The standard's own assignment takes fewer kinds of keys, and some libraries none.
+        """
+        host = self.to_numpy(array).copy()
+        host[tuple(self.to_numpy(i) if hasattr(i, "dtype") else i for i in key)] = (
+            self.to_numpy(value)
+        )
+        return self.xp.asarray(host)

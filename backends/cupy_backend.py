@@ -39,8 +39,8 @@ def count_gpus(runtime: Any) -> int:
 def _cause(error: Any, driver: int, built_for: int) -> str:
     if error.status == DRIVER_TOO_OLD:
         return (
-            f"the NVIDIA driver is too old: it goes up to CUDA {_version(driver)} and CuPy is built "
-            f"for CUDA {_version(built_for)}. Update the driver, or install a CuPy for it: "
+            f"the NVIDIA driver is too old: it goes up to CUDA {_version(driver)} and CuPy is "
+            f"built for CUDA {_version(built_for)}. Update the driver, or install a CuPy for it: "
             f'python -m pip install "nnx-array[cuda{driver // 1000}]".'
         )
     if error.status == NO_DEVICE:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from nnx.backends.protocol import Backend, Hardware
 
 from nnx import dtypes, shapes
-from nnx.backends.protocol import Backend, Hardware
 from nnx.device import Namespace, bind_ops
 from nnx.op import OPS, Op
 

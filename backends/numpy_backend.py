@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-
 from nnx.backends.protocol import Backend, Hardware
 
 
@@ -87,7 +86,7 @@ class NumpyBackend(Backend):
     """NumPy, the array library of this process."""
 
     name = "numpy"
-    overrides = {
+    overrides: ClassVar = {
         "linear": linear,
         "sum": _reduction(np.add),
         "max": _reduction(np.maximum),

@@ -10,37 +10,108 @@ from typing import Any
 
 from nnx import ops as _ops
 from nnx.autodiff import (
-    enable_grad, grad, hessian, hvp, jacobian, jvp, no_grad, value_and_grad, vjp,
+    enable_grad,
+    grad,
+    hessian,
+    hvp,
+    jacobian,
+    jvp,
+    no_grad,
+    value_and_grad,
+    vjp,
 )  # fmt: skip
 from nnx.creation import (
-    arange, empty, empty_like, eye, full, full_like, linspace, ones, ones_like, zeros, zeros_like,
+    arange,
+    empty,
+    empty_like,
+    eye,
+    full,
+    full_like,
+    linspace,
+    ones,
+    ones_like,
+    zeros,
+    zeros_like,
 )  # fmt: skip
 from nnx.device import Device, DeviceInfo, default_device, device, devices, set_default_device
 from nnx.dtypes import (
-    DType, bfloat16, float16, float32, float64, int8, int16, int32, int64,
-    uint8, uint16, uint32, uint64,
+    DType,
+    bfloat16,
+    float16,
+    float32,
+    float64,
+    int8,
+    int16,
+    int32,
+    int64,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
 )  # fmt: skip
 from nnx.dtypes import bool_ as bool
 from nnx.errors import (
-    CheckpointError, DataError, DeviceError, DTypeError, GradientError, LabelError, NnxError,
-    NonFiniteError, ShapeError, TraceError,
+    CheckpointError,
+    DataError,
+    DeviceError,
+    DTypeError,
+    GradientError,
+    LabelError,
+    NnxError,
+    NonFiniteError,
+    ShapeError,
+    TraceError,
 )  # fmt: skip
 from nnx.ops.layout import concat, getitem, moveaxis, split, stack, unstack
+from nnx.standard import (
+    __array_namespace_info__,
+    argsort,
+    astype,
+    broadcast_arrays,
+    broadcast_shapes,
+    can_cast,
+    count_nonzero,
+    diff,
+    e,
+    finfo,
+    from_dlpack,
+    iinfo,
+    inf,
+    isdtype,
+    isin,
+    meshgrid,
+    nan,
+    newaxis,
+    nonzero,
+    outer,
+    pi,
+    result_type,
+    searchsorted,
+    sort,
+    unique_all,
+    unique_counts,
+    unique_inverse,
+    unique_values,
+)  # fmt: skip
 from nnx.tensor import Parameter, Tensor, asarray
 
 __version__ = "0.1.0"
 __array_api_version__ = "2025.12"
 
 for _module in _ops.MODULES:
-    for _name in _ops.OPS.keys() & vars(_module).keys():
+    for _name in (_ops.OPS.keys() & vars(_module).keys()) - {"astype"}:
         globals()[_name] = getattr(_module, _name)
 
-_LAZY = ("backends", "data", "nn", "optim", "random", "testing", "info", "search")
+_LAZY = ("backends", "data", "nn", "optim", "random", "testing")
 
 __all__ = [
     "CheckpointError", "DType", "DTypeError", "DataError", "Device", "DeviceError", "DeviceInfo",
     "GradientError", "LabelError", "NnxError", "NonFiniteError", "Parameter", "ShapeError",
-    "Tensor", "TraceError", "arange", "asarray", "bfloat16", "bool", "concat", "default_device",
+    "Tensor", "TraceError", "__array_namespace_info__", "arange", "argsort", "asarray",
+    "broadcast_arrays", "broadcast_shapes", "can_cast", "count_nonzero", "diff", "e", "finfo",
+    "from_dlpack", "iinfo", "inf", "isdtype", "isin", "meshgrid", "nan", "newaxis", "nonzero",
+    "outer", "pi", "result_type", "searchsorted", "sort", "unique_all", "unique_counts",
+    "unique_inverse", "unique_values", "bfloat16", "bool", "concat", "default_device",
     "device", "devices", "empty", "empty_like", "enable_grad", "eye", "float16", "float32",
     "float64", "full", "full_like", "getitem", "grad", "hessian", "hvp", "int8", "int16", "int32",
     "int64", "jacobian", "jvp", "linspace", "moveaxis", "no_grad", "ones", "ones_like",

@@ -126,16 +126,16 @@ def _sweep(
     With ``wanted``, only inputs that lead to one of these keys get a gradient.
     """
     leads = None if wanted is None else _leading_to(nodes, wanted)
+    inputs: Sequence[Any]
     for node in nodes:
         g = grads.pop(id(node), None)
         if g is None:
             continue
         if over_tensors:
-            xp, inputs = _OVER_TENSORS, list(node.inputs)
-            out = Tensor(node.out, node.device)
+            xp, inputs, out = _OVER_TENSORS, node.inputs, Tensor(node.out, node.device)
             out.node, out.requires_grad = node, True
         else:
-            xp, inputs, out = node.device.namespace, node.arrays, node.out
+            xp, inputs, out = node.device.namespace, node.arrays or (), node.out
         vjp, attrs = node.op.vjp, node.attrs
         together = None if isinstance(vjp, tuple) else vjp(xp, g, out, *inputs, **attrs)  # type: ignore[misc]
         for i, x in enumerate(node.inputs):
@@ -224,9 +224,7 @@ def backward(y: Tensor, gradient: Any = None, *, retain_graph: bool = False) -> 
             share = grads.get(key)
             if share is not None:
                 held = leaf.grad
-                leaf.grad = Tensor(
-                    share if held is None else add(held.array, share), leaf.device
-                )
+                leaf.grad = Tensor(share if held is None else add(held.array, share), leaf.device)
     if not retain_graph:
         for node in nodes:
             node.arrays = node.out = None
@@ -237,9 +235,7 @@ def _pull(
 ) -> list[Tensor]:
     """Return the gradients of the outputs, weighted by seeds, with respect to the inputs."""
     wanted = {_key(x) for x in inputs}
-    roots = [
-        (y, seed) for y, seed in zip(outputs, seeds, strict=True) if y.requires_grad
-    ]
+    roots = [(y, seed) for y, seed in zip(outputs, seeds, strict=True) if y.requires_grad]
     nodes, leaves = _collect([y for y, _ in roots], wanted)
     again = differentiable or bool(leaves.keys() - wanted) or any(s.requires_grad for s in seeds)
     grads: dict[int, Any] = {}
@@ -259,9 +255,9 @@ def _pull(
     return results
 
 
-def _alias(x: Any) -> Tensor:
+def _alias(given: Any) -> Tensor:
     """Return a fresh name for an input: what came before is cut off here, and only here."""
-    x = x if isinstance(x, Tensor) else asarray(x)
+    x: Tensor = given if isinstance(given, Tensor) else asarray(given)
     if not x.dtype.is_floating:
         raise DTypeError(
             f"Gradients go through floating-point inputs, this one is {x.dtype}. "
@@ -270,7 +266,7 @@ def _alias(x: Any) -> Tensor:
     if x.requires_grad:
         with _record(True):
             return ops.elementwise.positive(x)  # type: ignore[no-any-return]
-    fresh = x.detach()
+    fresh: Tensor = x.detach()
     fresh.requires_grad = True
     return fresh
 
@@ -326,7 +322,9 @@ def _numbers(argnums: int | Sequence[int], args: Sequence[Any]) -> list[int]:
     numbers = [argnums] if isinstance(argnums, int) else list(argnums)
     for n in numbers:
         if not -len(args) <= n < len(args):
-            raise GradientError(f"argnums={argnums}: the function was called with {len(args)} arguments.")
+            raise GradientError(
+                f"argnums={argnums}: the function was called with {len(args)} arguments."
+            )
     return [n % len(args) for n in numbers]
 
 
@@ -399,9 +397,7 @@ def vjp(f: Function, *args: Any) -> tuple[Any, Function]:
     outputs, _ = tree.flatten(line.value)
 
     def pullback(weights: Any) -> tuple[Any, ...]:
-        seeds = [
-            _seed(y, w) for y, w in zip(outputs, tree.flatten(weights)[0], strict=True)
-        ]
+        seeds = [_seed(y, w) for y, w in zip(outputs, tree.flatten(weights)[0], strict=True)]
         return tuple(line.pull(outputs, seeds))
 
     return line.value, pullback
@@ -422,7 +418,10 @@ def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[A
         )
     weights = [_alias(creation.zeros_like(y)) for y in outputs]
     pulled = _pull(outputs, weights, line.inputs, True)
-    directions = [t.astype(p.dtype) if t.dtype is not p.dtype else t for t, p in zip(given, pulled, strict=True)]
+    directions = [
+        t.astype(p.dtype) if t.dtype is not p.dtype else t
+        for t, p in zip(given, pulled, strict=True)
+    ]
     along = _pull(pulled, directions, weights, line.nested)
     return _settled(line, line.value), rebuild(along)
 
@@ -445,7 +444,9 @@ def _derivatives(line: _Linearised, y: Tensor) -> list[Tensor]:
     """Return d(y)/d(input) for each input: one sweep an element of y."""
     rows = [_pull([y], [_unit(y, i)], line.inputs, line.nested) for i in range(y.size)]
     if not rows:
-        return [creation.zeros(y.shape + x.shape, dtype=x.dtype, device=x.device) for x in line.inputs]
+        return [
+            creation.zeros(y.shape + x.shape, dtype=x.dtype, device=x.device) for x in line.inputs
+        ]
     return [
         ops.layout.reshape(ops.layout.stack([row[k] for row in rows]), y.shape + x.shape)
         for k, x in enumerate(line.inputs)

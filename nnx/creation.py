@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from nnx import dtypes, shapes
-from nnx.device import Device, device
+from nnx.device import Device
+from nnx.device import device as find
 from nnx.dtypes import DType
 from nnx.errors import DataError
 from nnx.tensor import Tensor
@@ -14,7 +15,7 @@ Where = str | Device | None
 
 
 def _create(name: str, where: Where, dtype: Any, *arguments: Any, **settings: Any) -> Tensor:
-    on = device(where)
+    on = find(where)
     native = on.native(dtypes.float32 if dtype is None else dtypes.as_dtype(dtype))
     function = on.backend.creation(name, on.index)
     return Tensor(function(*arguments, dtype=native, **settings), on)
@@ -45,11 +46,14 @@ def empty(shape: Any, *, dtype: Any = None, device: Where = None) -> Tensor:
 def full(shape: Any, fill_value: Any, *, dtype: Any = None, device: Where = None) -> Tensor:
     """Return one value at every place of a shape."""
     value = fill_value.item() if isinstance(fill_value, Tensor) else fill_value
-    wanted = dtypes.of_scalar(value) if dtype is None and type(value) in (bool, int) else dtype
-    return _create("full", device, wanted, _checked(shape), value)
+    on = find(device)
+    of_value = on.nearest(dtypes.of_scalar(value)) if type(value) in (bool, int) else None
+    return _create("full", on, of_value if dtype is None else dtype, _checked(shape), value)
 
 
-def eye(n: int, m: int | None = None, *, k: int = 0, dtype: Any = None, device: Where = None) -> Tensor:
+def eye(
+    n: int, m: int | None = None, *, k: int = 0, dtype: Any = None, device: Where = None
+) -> Tensor:
     """Return the matrix with ones on diagonal ``k``. Shapes: (n, m), m equal to n if None."""
     return _create("eye", device, dtype, n, n if m is None else m, k=k)
 
@@ -63,8 +67,9 @@ def arange(
     if step == 0:
         raise DataError("arange: step is 0; the end is never reached.")
     whole = all(isinstance(n, int) for n in (start, stop, step))
-    wanted = (dtypes.int64 if whole else dtypes.float32) if dtype is None else dtype
-    return _create("arange", device, wanted, start, stop, step)
+    on = find(device)
+    default = on.nearest(dtypes.int64) if whole else dtypes.float32
+    return _create("arange", on, default if dtype is None else dtype, start, stop, step)
 
 
 def linspace(

@@ -37,6 +37,10 @@ class Namespace:
     def __init__(self, raw: Any) -> None:
         self.raw = raw
 
+    if TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: Any) -> None: ...
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.raw, name)
 
@@ -57,8 +61,8 @@ def bind_ops(namespace: Namespace, overrides: Any = None) -> dict[str, Callable[
         else:
             kernel = functools.partial(op.eval, namespace)
         kernels[name] = kernel
-        # concat and stack take a list in the standard; only `apply` calls them with open inputs.
-        if op.n_inputs is not None or not hasattr(namespace.raw, name):
+        # The standard's concat and stack take a list; only `apply` calls them with open inputs.
+        if name not in ("concat", "stack"):
             setattr(namespace, name, kernel)
     return kernels
 
@@ -124,6 +128,13 @@ class Device:
             )
         return found
 
+    def nearest(self, dtype: DType) -> DType:
+        """Return the type, or the widest of its kind where the device lacks it."""
+        if dtype in self._native:
+            return dtype
+        same = [d for d in self._native if d.kind == dtype.kind]
+        return max(same, key=lambda d: d.bits, default=dtype)
+
     def has(self, dtype: DType) -> bool:
         """Return whether arrays of this type can be on the device."""
         return dtype in self._native
@@ -135,7 +146,7 @@ class Device:
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context for arithmetic on raw arrays of the device."""
-        return self.backend.scope(self.index)
+        return self.backend.scope(self.index)  # type: ignore[no-any-return]
 
     def synchronize(self) -> None:
         """Wait until everything asked of the device is done."""
@@ -143,7 +154,7 @@ class Device:
 
     def memory(self) -> dict[str, int]:
         """Return figures in bytes, such as used and total; empty where they are not known."""
-        return self.backend.memory(self.index)
+        return self.backend.memory(self.index)  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
         return f"nnx.device({self.name!r})"
@@ -203,7 +214,7 @@ _process_default: Device | None = None
 
 def _canonical(name: str) -> str:
     """Return a device's own name for an alias, a trailing ":0", or another case."""
-    from nnx import backends
+    import nnx.backends as backends
 
     text = name.strip()
     if text == "cpu":
@@ -247,7 +258,7 @@ def device(name: str | Device | None = None) -> Device:
 
 @functools.cache
 def _open(name: str) -> Device:
-    from nnx import backends
+    import nnx.backends as backends
 
     base, _, rest = name.partition(":")
     if base == backends.ARRAY_API:
@@ -289,7 +300,7 @@ def set_default_device(name: str | Device | None) -> None:
 
 def devices() -> list[DeviceInfo]:
     """Return every device that is known, with the reason where one is not available."""
-    from nnx import backends
+    import nnx.backends as backends
 
     found: list[DeviceInfo] = []
     for name in backends.names():

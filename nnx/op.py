@@ -165,28 +165,33 @@ def _public(entry: Op) -> Callable[..., Tensor]:
 def _bind(entry: Op, inputs: tuple[Any, ...], attrs: Attrs) -> tuple[tuple[Any, ...], Attrs]:
     """Sort a call's arguments into array inputs and attributes."""
     if entry.n_inputs is not None:
-        extra = inputs[entry.n_inputs :]
-        if len(extra) > len(entry.attr_names):
-            raise TypeError(
-                f"{entry.name}() takes {', '.join(entry.input_names + entry.attr_names)}; "
-                f"got {len(inputs)} arguments"
-            )
-        attrs = dict(zip(entry.attr_names, extra, strict=False)) | attrs
-        inputs = inputs[: entry.n_inputs]
-        for name in entry.input_names[len(inputs) :]:
-            if name in attrs:
-                inputs = (*inputs, attrs.pop(name))
-            elif any(later in attrs for later in entry.input_names):
-                inputs = (*inputs, None)
-    unknown = attrs.keys() - set(entry.attr_names)
-    dtype = attrs.pop("dtype", None) if "dtype" in unknown and entry.kind == "reduce" else None
-    unknown.discard("dtype" if dtype is not None or "dtype" not in attrs else "")
+        inputs, attrs = _by_name(entry, inputs, attrs)
+    wanted = attrs.pop("dtype", None) if entry.kind == "reduce" else None
+    if wanted is not None:
+        # The standard lets reductions convert first; that is astype's work.
+        to = {"dtype": dtypes.as_dtype(wanted)}
+        inputs = (apply(OPS["astype"], inputs[:1], to), *inputs[1:])
+    unknown = sorted(attrs.keys() - set(entry.attr_names))
     if unknown:
         allowed = ", ".join(entry.input_names + entry.attr_names)
-        raise TypeError(f"{entry.name}() has no argument {sorted(unknown)[0]!r}; it takes {allowed}")
-    if dtype is not None:
-        inputs = (apply(OPS["astype"], inputs[:1], {"dtype": dtypes.as_dtype(dtype)}), *inputs[1:])
+        raise TypeError(f"{entry.name}() has no argument {unknown[0]!r}; it takes {allowed}")
     return inputs, attrs
+
+
+def _by_name(entry: Op, inputs: tuple[Any, ...], attrs: Attrs) -> tuple[tuple[Any, ...], Attrs]:
+    """Move inputs given by keyword, and attributes given by position, to where they belong."""
+    n_inputs = len(entry.input_names)
+    extra = inputs[n_inputs:]
+    if len(extra) > len(entry.attr_names):
+        allowed = ", ".join(entry.input_names + entry.attr_names)
+        raise TypeError(f"{entry.name}() takes {allowed}; got {len(inputs)} arguments")
+    attrs = {**dict(zip(entry.attr_names, extra, strict=False)), **attrs}
+    given = list(inputs[:n_inputs])
+    for name in entry.input_names[len(given) :]:
+        given.append(attrs.pop(name, None))
+    while len(given) > 1 and given[-1] is None:
+        given.pop()
+    return tuple(given), attrs
 
 
 class Node:
@@ -286,7 +291,7 @@ def _as_tensors(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     # numpy.float64 is a Python float, and as weak.
     values = [float(x) if isinstance(x, float) else x for x in inputs]
     keep_numbers = device is not None or not all(type(x) in _PLAIN for x in values)
-    converted = []
+    converted: list[Any] = []
     for x in values:
         if x is None or isinstance(x, _tensor_class) or (keep_numbers and type(x) in _PLAIN):
             converted.append(x)

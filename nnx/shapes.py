@@ -63,9 +63,7 @@ def elementwise(*shapes: Shape, **_: Any) -> Shape:
 def unbroadcast_axes(shape: Shape, target: Shape) -> tuple[tuple[int, ...], bool]:
     """Return the axes to sum so that ``shape`` falls back to ``target``, and whether to reshape."""
     lead = len(shape) - len(target)
-    kept = tuple(
-        i + lead for i, n in enumerate(target) if n == 1 and shape[i + lead] != 1
-    )
+    kept = tuple(i + lead for i, n in enumerate(target) if n == 1 and shape[i + lead] != 1)
     return tuple(range(lead)) + kept, bool(lead or kept)
 
 
@@ -165,7 +163,9 @@ def linear(x: Shape, weight: Shape, bias: Shape | None = None) -> Shape:
         raise ShapeError(f"takes x (..., I) and weight (I, O), got x {x} and weight {weight}.")
     result = matmul(x, weight)
     if bias is not None and bias != weight[1:]:
-        raise ShapeError(f"weight of shape {weight} takes a bias of shape {weight[1:]}, got {bias}.")
+        raise ShapeError(
+            f"weight of shape {weight} takes a bias of shape {weight[1:]}, got {bias}."
+        )
     return result
 
 

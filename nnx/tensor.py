@@ -209,7 +209,9 @@ class Tensor:
         try:
             written = self.device.backend.setitem(self.array, raw, value.array)
         except (ValueError, IndexError, RuntimeError) as error:
-            raise ShapeError(f"x[key] = value with x {self.shape}, value {value.shape}: {error}") from None
+            raise ShapeError(
+                f"x[key] = value with x {self.shape}, value {value.shape}: {error}"
+            ) from None
         self.assign(written)
 
     def _raw_index(self, item: Any) -> Any:
@@ -266,6 +268,18 @@ class Tensor:
             return elementwise.square(self)  # type: ignore[no-any-return]
         return elementwise.pow(self, other)  # type: ignore[no-any-return]
 
+    def __rpow__(self, other: Any) -> Tensor:
+        return elementwise.pow(other, self)  # type: ignore[no-any-return]
+
+    def __pos__(self) -> Tensor:
+        return elementwise.positive(self)  # type: ignore[no-any-return]
+
+    def __abs__(self) -> Tensor:
+        return elementwise.abs(self)  # type: ignore[no-any-return]
+
+    def __invert__(self) -> Tensor:
+        return elementwise.bitwise_invert(self)  # type: ignore[no-any-return]
+
     def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
         return elementwise.equal(self, other)  # type: ignore[no-any-return]
 
@@ -306,10 +320,6 @@ for _name, _function in {
     "gt": elementwise.greater, "ge": elementwise.greater_equal,
 }.items():  # fmt: skip
     _operator(_name, _function, reflected=False)
-Tensor.__rpow__ = lambda self, other: elementwise.pow(other, self)  # type: ignore[attr-defined]
-Tensor.__pos__ = lambda self: elementwise.positive(self)  # type: ignore[attr-defined]
-Tensor.__abs__ = lambda self: elementwise.abs(self)  # type: ignore[attr-defined]
-Tensor.__invert__ = lambda self: elementwise.bitwise_invert(self)  # type: ignore[attr-defined]
 
 
 def _method(function: Any) -> Any:
@@ -393,7 +403,8 @@ def asarray(
         obj = obj.numpy()
     host = to_host(obj)
     if wanted is None:
-        wanted = dtypes.as_dtype(host.dtype)
+        # Only a type that was named must be had; JAX without its 64-bit mode narrows the rest.
+        wanted = where.nearest(dtypes.as_dtype(host.dtype))
     if wanted.is_floating is False and host.dtype.kind == "f" and wanted.kind != "bool":
         _check_whole(host, wanted)
     native = where.native(wanted)
@@ -422,7 +433,7 @@ def _device_of(obj: Any, named: str | Device | None) -> Device:
 
 def _joining(obj: Any, where: Device | None) -> Tensor:
     """Return host data as a tensor beside the others of an op; it may not cross to a GPU."""
-    if where is not None and not where.backend.on_host and getattr(obj, "shape", ()):
+    if where is not None and not where.backend.on_host and len(getattr(obj, "shape", ())):
         raise DeviceError(
             f"An array of the host met one on {where.name!r}. Arrays never move between devices "
             f"inside an operation: nnx.asarray(x, device={where.name!r}) first."

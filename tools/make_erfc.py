@@ -19,7 +19,9 @@ def chebyshev(function, degree):
     angles = [mp.pi * (k + mp.mpf(1) / 2) / n for k in range(n)]
     values = [function(mp.cos(a)) for a in angles]
     return [
-        (2 if j else 1) * mp.fsum(v * mp.cos(j * a) for v, a in zip(values, angles, strict=True)) / n
+        (2 if j else 1)
+        * mp.fsum(v * mp.cos(j * a) for v, a in zip(values, angles, strict=True))
+        / n
         for j in range(n)
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -142,7 +143,7 @@ def split(x: Any, sections: int | Sequence[int], /, *, axis: int = 0) -> list[An
         sections = range(n // sections, n, n // sections)
     edges = [0, *sections, n]
     return [
-        x[_span(axis, start, stop)] for start, stop in zip(edges[:-1], edges[1:], strict=True)
+        x[_span(axis, start, stop)] for start, stop in itertools.pairwise(edges)
     ]
 
 
@@ -355,13 +356,15 @@ def getitem(x: Any, key: Any, /) -> Any:
         if item is None or item is Ellipsis or isinstance(item, slice):
             template.append(_plain_slice(item))
         elif isinstance(item, bool):
-            raise TypeError("x[True] is not supported: index with an array of booleans, or x[None].")
+            raise TypeError("x[True] is no index: use an array of booleans, or x[None].")
         elif hasattr(item, "__index__") and not getattr(item, "shape", ()):
             template.append(item.__index__())
         else:
             for index in x.index_arrays(item):
                 template.append(f"#{len(indices)}")
                 indices.append(index)
+    if Ellipsis not in template:
+        template.append(Ellipsis)  # the standard asks for it where axes are left over
     return _getitem(x, *indices, key=tuple(template))
 
 

@@ -187,7 +187,9 @@ def std(
 
 
 def _running(name: str, doc: str, vjp: Any, **settings: Any) -> Any:
-    def parameters(xp: Any, x: Any, /, axis: int | None = None, include_initial: bool = False) -> Any:
+    def parameters(
+        xp: Any, x: Any, /, axis: int | None = None, include_initial: bool = False
+    ) -> Any:
         return getattr(xp, name)(x, axis=axis, include_initial=include_initial)
 
     return primitive(

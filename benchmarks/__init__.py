@@ -1,0 +1,1 @@
+"""The project's measurements; README.md in this folder says the method."""

@@ -1,0 +1,233 @@
+"""Files that hold a network, or a training run: safetensors with a digest, replaced in one step.
+
+The format is safetensors, so that other programs can read it. The first entry of its metadata is
+the SHA-256 of the whole file, taken with that entry's 64 digits as zeros; no value is used before
+it is verified. A file is first written beside its target under one fixed temporary name and takes
+the target's place when it is whole and on the disk, so that the last good copy is never lost. One
+program at a time may write a path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from nnx.errors import CheckpointError, NnxError
+
+if TYPE_CHECKING:
+    from nnx.device import Device
+    from nnx.nn import Module
+
+Path = str | os.PathLike[str]
+Arrays = Mapping[str, Any]
+
+FORMAT = "1"
+"""The version of what nnx puts into the metadata; a reader refuses those it does not know."""
+
+_BLANK = "0" * 64
+_START = b'{"__metadata__":{"sha256":"'
+_DIGEST = slice(8 + len(_START), 8 + len(_START) + 64)
+_TYPES = {
+    "bool": "BOOL", "int8": "I8", "int16": "I16", "int32": "I32", "int64": "I64", "uint8": "U8",
+    "uint16": "U16", "uint32": "U32", "uint64": "U64", "float16": "F16", "float32": "F32",
+    "float64": "F64",
+}  # fmt: skip
+
+
+# Named arrays in a file
+
+
+def write_tensors(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
+    """Write named arrays and texts; equal contents give equal bytes.
+
+    Raises: CheckpointError where the system refuses (the file that was there before is then as it
+    was), or for a data type that NumPy or safetensors lacks.
+    """
+    header, blocks = _packed(arrays, metadata)
+    digest = hashlib.sha256(header)
+    for block in blocks:
+        digest.update(block)
+    signed = header[: _DIGEST.start] + digest.hexdigest().encode() + header[_DIGEST.stop :]
+    _replace(path, [memoryview(signed), *blocks])
+
+
+def _packed(arrays: Arrays, metadata: Mapping[str, str]) -> tuple[bytes, list[memoryview]]:
+    """Return the bytes before the body, with a blank digest, and the body array by array."""
+    import numpy as np
+
+    entries: dict[str, Any] = {"__metadata__": {"sha256": _BLANK, **metadata}}
+    blocks, start = [], 0
+    # Widest first, by name: every array then lies aligned to its own type.
+    for name, given in sorted(arrays.items(), key=lambda kv: (-kv[1].dtype.itemsize, kv[0])):
+        kind = _TYPES.get(given.dtype.name)
+        if kind is None:
+            raise CheckpointError(
+                f"{name!r} is of type {given.dtype}, which a safetensors file made with NumPy "
+                f"cannot hold. Convert it first: astype('float32')."
+            )
+        # Bytes of a strided array would be read in the wrong order, and silently.
+        array = np.ascontiguousarray(given, given.dtype.newbyteorder("<"))
+        stop = start + array.nbytes
+        entries[name] = {"dtype": kind, "shape": list(given.shape), "data_offsets": [start, stop]}
+        blocks.append(memoryview(array.reshape(-1).view(np.uint8)))
+        start = stop
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=True).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, blocks
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the arrays and texts that `write_tensors` wrote, after checking every byte.
+
+    Raises: CheckpointError for a file that is missing, cut off, damaged, or not of nnx.
+    """
+    content = _content(path)
+    if not content[8:].startswith(_START):
+        _explain_foreign(path, content)
+    digest = hashlib.sha256(content[: _DIGEST.start])
+    digest.update(_BLANK.encode())
+    digest.update(memoryview(content)[_DIGEST.stop :])
+    if content[_DIGEST] != digest.hexdigest().encode():
+        raise CheckpointError(
+            f"{os.fspath(path)} is damaged or cut off: its {len(content):,} bytes do not have the "
+            f"SHA-256 that stands in it. Copy it again from where it came, or use an older one."
+        )
+    from safetensors.numpy import load as parse
+
+    metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    del metadata["sha256"]
+    return parse(content), metadata
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"There is no file {os.fspath(path)!r} (from {os.getcwd()}). Check the path; "
+            f"model.save(path) writes one."
+        ) from None
+    except IsADirectoryError:
+        raise CheckpointError(
+            f"{os.fspath(path)!r} is a folder. Name the file in it, such as model.safetensors."
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {os.fspath(path)!r}: {error.strerror}.") from error
+
+
+_SIGNATURES = {
+    b"": "it is empty",
+    b"PK\x03\x04": "it is a zip archive, as torch.save and numpy.savez write",
+    b"\x89HDF": "it is HDF5, as Keras writes",
+    b"\x80": "it is a pickle, which nnx never reads",
+    b"\x93NUMPY": "it is a NumPy array",
+}
+
+
+def _explain_foreign(path: Path, content: bytes) -> NoReturn:
+    named = os.fspath(path)
+    if _is_safetensors(content):
+        raise CheckpointError(
+            f"{named} is a safetensors file of another program: it has no digest and no network "
+            f"of nnx. Build the network and give it the arrays: "
+            f"model.load_state_dict(safetensors.numpy.load_file({named!r}))."
+        )
+    what = next((text for start, text in _SIGNATURES.items() if _matches(content, start)), None)
+    raise CheckpointError(
+        f"{named} is not a file of nnx, or its beginning is damaged"
+        + (f": {what}" if what else "")
+        + ". nnx reads what model.save(path) wrote."
+    )
+
+
+def _matches(content: bytes, start: bytes) -> bool:
+    return content.startswith(start) if start else not content
+
+
+def _is_safetensors(content: bytes) -> bool:
+    size = int.from_bytes(content[:8], "little")
+    try:
+        return size > 1 and isinstance(json.loads(content[8 : 8 + size]), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+# Replacing a file
+
+
+def _replace(path: Path, blocks: list[memoryview]) -> None:
+    """Put a file of these bytes in the place of ``path``: all of it, or nothing."""
+    target = os.path.realpath(path)
+    temporary = f"{target}.tmp"
+    try:
+        with _removed_on_error(temporary):
+            _write_through(temporary, blocks)
+            os.replace(temporary, target)
+    except OSError as error:
+        raise CheckpointError(
+            f"Cannot save {os.fspath(path)!r}: {_cause(error, target)}. A file that was there "
+            f"before is as it was."
+        ) from error
+    try:
+        _sync_folder(os.path.dirname(target))
+    except OSError as error:
+        raise CheckpointError(
+            f"{os.fspath(path)!r} was saved, but its folder could not be written through to the "
+            f"disk: {error.strerror}. It may be gone after a power cut: save it again."
+        ) from error
+
+
+@contextlib.contextmanager
+def _removed_on_error(temporary: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _write_through(path: str, blocks: list[memoryview]) -> None:
+    """Write a file and wait until the disk has it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        for block in blocks:
+            while block:
+                block = block[os.write(descriptor, block) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: str) -> None:
+    """Wait until the disk knows a rename, on systems where folders can be opened."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems have no fsync for folders.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _cause(error: OSError, target: str) -> str:
+    folder = os.path.dirname(target)
+    if os.path.isdir(target):
+        return "it is a folder; name a file in it, such as model.safetensors"
+    if not os.path.isdir(folder):
+        return f"there is no folder {folder!r}; make it first"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.strerror}; free some, or name another disk"
+    return f"{error.strerror}"

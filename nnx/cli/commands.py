@@ -1,0 +1,158 @@
+"""The commands as they are typed; the modules that do the work are imported when one is run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nnx.cli.options import Debug, DeviceName, Json
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        show_default=False,
+        help="iris, digits, profit, mnist, a .csv file, or a .npz file with x and y.",
+    ),
+]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", show_default=False, help="A directory of nnx train.")
+]
+EvaluationData = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        help="What to test on.  [default: what training kept for the test]",
+    ),
+]
+
+
+def _option(name: str, metavar: str, text: str, default: str) -> typer.models.OptionInfo:
+    """Return an option whose absence stays visible: --resume takes those from the run."""
+    default_text = f"  [default: {default}]" if default else ""
+    option: typer.models.OptionInfo = typer.Option(
+        name, metavar=metavar, show_default=False, help=text + default_text
+    )
+    return option
+
+
+def devices(as_json: Json = False, debug: Debug = False) -> None:
+    """List every device: what it is, or why it cannot be used here.
+
+    Example:  nnx devices --json
+    """
+    from nnx.cli.devices import list_devices
+
+    list_devices(as_json=as_json)
+
+
+def train(
+    data: Data,
+    target: Annotated[
+        str | None, _option("--target", "COLUMN", "The column of a .csv to learn.", "")
+    ] = None,
+    hidden: Annotated[
+        str | None, _option("--hidden", "SIZES", "Sizes of the hidden layers, or none.", "16,16")
+    ] = None,
+    activation: Annotated[
+        str | None, _option("--activation", "NAME", "Between the layers.", "relu")
+    ] = None,
+    loss: Annotated[
+        str | None,
+        _option("--loss", "NAME", "What to minimise.", "cross_entropy for classes, else mse"),
+    ] = None,
+    optimizer: Annotated[
+        str | None, _option("--optimizer", "NAME", "How to step.", "adam")
+    ] = None,
+    lr: Annotated[float | None, _option("--lr", "NUMBER", "Learning rate.", "0.001")] = None,
+    batch_size: Annotated[
+        int | None, _option("--batch-size", "ROWS", "Rows in one step.", "32")
+    ] = None,
+    epochs: Annotated[
+        int | None, _option("--epochs", "N", "Passes over the data, in all.", "5")
+    ] = None,
+    validation_split: Annotated[
+        float | None,
+        _option("--validation-split", "PART", "Part of the rows to validate on.", "0"),
+    ] = None,
+    seed: Annotated[
+        int | None, _option("--seed", "N", "Decides weights, shuffles and splits.", "0")
+    ] = None,
+    device: DeviceName = None,
+    out: Annotated[
+        str | None, _option("--out", "DIRECTORY", "Where to write.", "runs/ and the data's name")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, exactly.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train a network of dense layers and test it.
+
+    Writes model.safetensors, checkpoint.safetensors (after each epoch), history.csv, config.json
+    and curves.svg into --out, in place of those of an earlier run that is finished.
+
+    One row in five of a file is kept for the test, unless a .npz brings x_test and y_test. The
+    columns of a table, and a target of quantities, are standardised; bytes in a .npz become 0 to
+    1. A target of words, or of whole numbers from 0 without a gap, is one of classes.
+
+    Example:  nnx train digits --hidden 16,16 --device cpu --epochs 5
+
+    Example:  nnx train houses.csv --target price --loss mse --epochs 50
+
+    Example:  nnx train digits --epochs 10 --resume
+    """
+    from nnx.cli.training import train as run
+
+    options = {
+        "hidden": hidden, "activation": activation, "loss": loss, "optimizer": optimizer, "lr": lr,
+        "batch_size": batch_size, "epochs": epochs, "validation_split": validation_split,
+        "seed": seed,
+    }  # fmt: skip
+    run(data, target, options, device=device, out=out, resume=resume, as_json=as_json)
+
+
+def evaluate(
+    run: Run,
+    data: EvaluationData = None,
+    device: DeviceName = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Test a trained network on data that it has not learned.
+
+    Of the data it was trained on, only the rows kept for the test count; of a file that it never
+    saw, all.
+
+    Example:  nnx evaluate runs/digits --data digits
+    """
+    from nnx.cli.inference import evaluate as run_evaluation
+
+    run_evaluation(run, data, device=device, as_json=as_json)
+
+
+def predict(
+    run: Run,
+    input: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT", show_default=False, help="An image, a .csv, a .npy or a .npz file."
+        ),
+    ],
+    device: DeviceName = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Tell the class of each row, with probabilities, or its value.
+
+    An image is made grey and brought to the size that the network was trained on. For networks
+    trained on digits or mnist, a digit that is dark on light is inverted, and one of another size
+    is cropped, scaled and centred as MNIST's own were.
+
+    Example:  nnx predict runs/digits image.png
+    """
+    from nnx.cli.inference import predict as run_prediction
+
+    run_prediction(run, input, device=device, as_json=as_json)

@@ -1,0 +1,220 @@
+"""A run directory: the settings a network was trained with, and the files beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnx.cli.options import UsageError
+from nnx.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FORMAT = "nnx run 1"
+CONFIG, MODEL, CHECKPOINT = "config.json", "model.safetensors", "checkpoint.safetensors"
+HISTORY, CURVES = "history.csv", "curves.svg"
+FILES = (CONFIG, MODEL, CHECKPOINT, HISTORY, CURVES)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that decides what a run computes; config.json holds these names."""
+
+    data: str
+    kind: str
+    target: str | None
+    data_sha256: str
+    classes: tuple[str, ...]
+    features: tuple[str, ...]
+    sample_shape: tuple[int, ...]
+    unit: str
+    x_mean: tuple[float, ...]
+    x_scale: tuple[float, ...]
+    y_mean: float
+    y_scale: float
+    hidden: tuple[int, ...]
+    activation: str
+    outputs: int
+    loss: str
+    optimizer: str
+    lr: float
+    batch_size: int
+    epochs: int
+    validation_split: float
+    seed: int
+    device: str
+
+    @property
+    def n_features(self) -> int:
+        """How many numbers one sample has."""
+        import math
+
+        return math.prod(self.sample_shape)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the network tells classes, not a quantity."""
+        return bool(self.classes)
+
+    def standardise(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Return inputs as the network takes them: (x - x_mean) / x_scale where those are kept.
+
+        Shapes: (B, I) -> (B, I). Numerics: in float64, as large means cost float32 its digits.
+        """
+        import numpy as np
+
+        if not self.x_mean:
+            return rows
+        scaled = (rows.astype(np.float64) - np.array(self.x_mean)) / np.array(self.x_scale)
+        return scaled.astype(np.float32)
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """Write config.json."""
+    text = json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=2)
+    write_atomic(folder / CONFIG, f"{text}\n".encode())
+
+
+def read_config(folder: Path) -> Config:
+    """Return the settings of a run.
+
+    Raises: UsageError where there is no run; CheckpointError where config.json is damaged.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        fault = "holds no config.json" if folder.is_dir() else "does not exist"
+        raise UsageError(f"{folder} is not a run: it {fault}. {_runs_beside(folder)}")
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}. Train again.") from error
+    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
+        raise UsageError(f"{path} was not written by nnx train: it is no {FORMAT!r}.")
+    return _checked(found, path)
+
+
+def _checked(found: dict[str, Any], path: Path) -> Config:
+    """Return the settings if each is there and of its kind."""
+    fields = {field.name: str(field.type) for field in dataclasses.fields(Config)}
+    missing, unknown = fields.keys() - found.keys(), found.keys() - fields.keys()
+    if missing or unknown:
+        raise CheckpointError(
+            f"{path} is damaged: missing {sorted(missing)}, unknown {sorted(unknown)}."
+        )
+    for name, kind in fields.items():
+        if not _is_of_kind(found[name], kind):
+            raise CheckpointError(f"{path} is damaged: {name} is {found[name]!r}, not {kind}.")
+    return Config(**{
+        name: tuple(value) if isinstance(value, list) else value for name, value in found.items()
+    })  # fmt: skip
+
+
+def _is_of_kind(value: Any, kind: str) -> bool:
+    """Return whether a value read from JSON fits an annotation of `Config`."""
+    if kind.startswith("tuple["):
+        element = kind.removeprefix("tuple[").partition(",")[0]
+        return isinstance(value, list) and all(_is_of_kind(item, element) for item in value)
+    if value is None:
+        return kind.endswith("| None")
+    allowed = {"str": str, "int": int, "float": (int, float)}[kind.removesuffix(" | None")]
+    return isinstance(value, allowed) and not isinstance(value, bool)
+
+
+def _runs_beside(folder: Path) -> str:
+    """Return a sentence that names the runs that are there instead."""
+    try:
+        runs = sorted(path.parent for path in folder.parent.glob(f"*/{CONFIG}"))
+    except OSError:
+        runs = []
+    names = ", ".join(str(run) for run in runs[:5])
+    return f"Runs beside it: {names}." if runs else "Make one with `nnx train`."
+
+
+def make_room(folder: Path) -> str:
+    """Prepare a directory for a new run; return what was replaced, if anything.
+
+    Only the five files of an earlier run are removed. Raises: UsageError, before anything is
+    touched, where the directory is something else or holds a run that can go on.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder} is a file. Name a directory.")
+    present = [name for name in FILES if (folder / name).exists()]
+    if present and CONFIG not in present:
+        raise UsageError(f"--out {folder} holds a {present[0]} that is of no run. Name another.")
+    if present:
+        config = read_config(folder)
+        done = epochs_in(folder)
+        if 0 < done < config.epochs:
+            raise UsageError(
+                f"{folder} holds a run stopped after {done} of {config.epochs} epochs. Add "
+                f"--resume to go on; to start anew remove it, or name another --out."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in present:
+        (folder / name).unlink()
+    return f"replaces the earlier run in {folder}" if present else ""
+
+
+def epochs_in(folder: Path) -> int:
+    """Return how many epochs the history of a run has."""
+    try:
+        return max(len((folder / HISTORY).read_text().splitlines()) - 1, 0)
+    except (OSError, UnicodeDecodeError):
+        return 0
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that a reader finds the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_history(folder: Path, history: dict[str, Sequence[float]]) -> None:
+    """Write history.csv: one row an epoch, all digits."""
+    columns = list(history)
+    rows = [
+        ",".join([str(epoch), *map(repr, values)])
+        for epoch, values in enumerate(zip(*history.values(), strict=True), start=1)
+    ]
+    lines = [",".join(["epoch", *columns]), *rows]
+    write_atomic(folder / HISTORY, ("\n".join(lines) + "\n").encode())
+
+
+def write_curves(folder: Path, history: dict[str, Sequence[float]]) -> bool:
+    """Draw curves.svg, a panel for each measure; return whether matplotlib is there to do it."""
+    import io
+
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    measures = [name for name in history if not name.startswith("val_")]
+    figure = Figure(figsize=(4.5 * len(measures), 3.2), layout="constrained")
+    for panel, measure in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures,
+                              strict=True):  # fmt: skip
+        for name, label in ((measure, "training"), (f"val_{measure}", "validation")):
+            if name in history:
+                epochs = range(1, len(history[name]) + 1)
+                panel.plot(epochs, history[name], marker=".", label=label)
+        panel.set_xlabel("epoch")
+        panel.set_ylabel(measure)
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        if f"val_{measure}" in history:
+            panel.legend()
+    drawn = io.BytesIO()
+    # A fixed salt and no date, so that the same run draws the same file.
+    with matplotlib.rc_context({"svg.hashsalt": "nnx"}):
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+    write_atomic(folder / CURVES, drawn.getvalue())
+    return True
