@@ -5,20 +5,20 @@ Here, and nowhere else, host data and tensors of other devices are moved to a ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from nnx import dtypes
-from nnx.autodiff import no_grad
-from nnx.device import Device, device
+from nnx.device import Device
 from nnx.dtypes import DType
-from nnx.errors import DataError, LabelError, ShapeError
+from nnx.errors import DataError, LabelError
 from nnx.host import to_host
-from nnx.ops.loss import cross_entropy
 from nnx.tensor import Tensor, asarray
 
 Batch = tuple[Tensor, Any, Any]
 """Inputs, targets or None, weights or None."""
+
+ClassWeight = Mapping[int, float]
 
 
 class Place:
@@ -28,7 +28,7 @@ class Place:
         self.device = where
         self.dtype = dtype
 
-    def inputs(self, x: Any, copy: bool = False) -> Tensor:
+    def inputs(self, x: Any) -> Tensor:
         """Return inputs on the device: floats in the parameters' type, integers as they are."""
         array = _rows(x, "x")
         if array.dtype == "uint8":
@@ -37,8 +37,8 @@ class Place:
                 f"Scale it: x.astype('float32') / 255; if it holds numbers of words or classes: "
                 f"x.astype('int64')."
             )
-        dtype = self.dtype if dtypes.as_dtype(array.dtype).is_floating else None
-        return asarray(array, dtype=dtype, device=self.device, copy=copy or None)
+        floating = dtypes.as_dtype(array.dtype).is_floating
+        return asarray(array, dtype=self.dtype if floating else None, device=self.device)
 
     def targets(self, y: Any, copy: bool = False) -> Tensor:
         """Return targets on the device: class numbers as int64, all else as the parameters."""
@@ -47,15 +47,42 @@ class Place:
         dtype = dtypes.int64 if whole else self.dtype
         return asarray(array, dtype=dtype, device=self.device, copy=copy or None)
 
+    def weights(self, weight: Any, rows: int) -> Tensor:
+        """Return one weight a row on the device. Raises: DataError for other ones."""
+        import numpy as np
+
+        array = _rows(weight, "sample_weight")
+        host = array.numpy() if isinstance(array, Tensor) else array
+        if host.shape != (rows,):
+            raise DataError(
+                f"sample_weight has shape {host.shape}, x has {rows} rows: give one weight a row, "
+                f"of shape ({rows},)."
+            )
+        bad = np.flatnonzero(~(np.isfinite(host) & (host >= 0)))
+        if bad.size:
+            raise DataError(
+                f"sample_weight {host[bad[0]]} at row {bad[0]}; weights are finite and 0 or more."
+            )
+        return asarray(host, dtype=self.dtype, device=self.device)
+
 
 def _rows(data: Any, what: str) -> Any:
     """Return data as a tensor or a host array with at least one row."""
     array = data if isinstance(data, Tensor) else to_host(data, what)
     if not array.shape:
-        raise DataError(f"{what} is a single number; it must have a first axis, one entry a row.")
+        raise DataError(f"{what} is a single value; it must have a first axis, one entry a row.")
     if 0 in array.shape:
         raise DataError(f"{what} of shape {tuple(array.shape)} is empty: there is nothing to use.")
     return array
+
+
+def check_partners(n_inputs: int, n_targets: int) -> None:
+    """Raise LabelError unless every row of x has one of y."""
+    if n_inputs != n_targets:
+        raise LabelError(
+            f"x has {n_inputs} rows and y {n_targets}: row {min(n_inputs, n_targets)} is the "
+            f"first without a partner. Give both the same length."
+        )
 
 
 class ArrayData:
@@ -67,7 +94,11 @@ class ArrayData:
         self.y = None if y is None else place.targets(y)
         if self.y is not None:
             check_partners(self.rows, self.y.shape[0])
-        self.weight = None if weight is None else _weights(place, weight, self.rows)
+        self.weight = None if weight is None else place.weights(weight, self.rows)
+
+    def steps(self, size: int) -> int:
+        """Return the number of batches."""
+        return -(-self.rows // size)
 
     def head(self, n: int) -> Batch:
         """Return the first rows."""
@@ -85,65 +116,130 @@ class ArrayData:
 
     def _part(self, rows: slice) -> ArrayData:
         part = object.__new__(ArrayData)
-        part.x, part.y, part.weight = (
-            None if t is None else _taken(t, rows) for t in (self.x, self.y, self.weight)
-        )  # type: ignore[assignment]
+        part.x = Tensor(self.x.array[rows], self.x.device)
+        part.y, part.weight = (
+            None if t is None else Tensor(t.array[rows], t.device) for t in (self.y, self.weight)
+        )
         part.rows = part.x.shape[0]
         return part
 
     def batches(self, size: int, order: Any = None) -> Iterator[Batch]:
-        """Return the batches in turn, of the rows in the given order (a host array)."""
-        columns = [None if t is None else t.array for t in (self.x, self.y, self.weight)]
+        """Yield the batches in turn, of the rows in the order given as a host array."""
         device = self.x.device
-        if order is None:
-            for start in range(0, self.rows, size):
-                rows = slice(start, start + size)
-                x, y, w = (None if c is None else Tensor(c[rows], device) for c in columns)
-                yield x, y, w  # type: ignore[misc]
-            return
+        x, y, weight = (
+            None if column is None else column.array for column in (self.x, self.y, self.weight)
+        )
+        places = None if order is None else asarray(order, device=device).array
         take = device.namespace.take
-        places = asarray(order, device=device).array
         for start in range(0, self.rows, size):
-            rows = places[start : start + size]
-            x, y, w = (
-                None if c is None else Tensor(take(c, rows, axis=0), device) for c in columns
-            )
-            yield x, y, w  # type: ignore[misc]
-
-
-def _taken(tensor: Tensor, rows: slice) -> Tensor:
-    return Tensor(tensor.array[rows], tensor.device)
+            rows = slice(start, start + size)
+            if places is None:
+                cut = [None if column is None else column[rows] for column in (x, y, weight)]
+            else:
+                at = places[rows]
+                cut = [
+                    None if column is None else take(column, at, axis=0)
+                    for column in (x, y, weight)
+                ]
+            yield tuple(None if part is None else Tensor(part, device) for part in cut)  # type: ignore[misc]
 
 
 class StreamData:
-    """A data set that comes as batches, from any iterable; each is checked and moved as it comes.
+    """A data set that comes as batches from any iterable; each is checked and moved as it comes.
 
-    A batch is ``x``, ``(x, y)`` or ``(x, y, weights)``.
+    A batch is ``x``, ``(x, y)`` or ``(x, y, weights)``. The batches keep their order.
     """
 
-    rows: int | None = None
+    def __init__(self, place: Place, source: Iterable[Any], needs_targets: bool = True) -> None:
+        self.class_weight: ClassWeight | None = None
+        self._place, self._source, self._needs_targets = place, source, needs_targets
+        self._begun: tuple[Batch, Iterator[Any]] | None = None
 
-    def __init__(
-        self, place: Place, source: Iterable[Any], check: Callable[[Any], None] | None = None
-    ) -> None:
-        self._place, self._source = place, source
-        self._needs_targets = True
-        self.check: Callable[[Batch], None] | None = check
-        self.class_weight: Mapping[int, float] | None = None
-        self._first: tuple[Batch, Iterator[Any]] | None = None
+    def steps(self, size: int) -> int | None:
+        """Return the number of batches if the iterable tells it."""
+        return len(self._source) if hasattr(self._source, "__len__") else None
 
     def head(self, n: int) -> Batch:
-        """Return the first batch, which the first pass will give again."""
-        if self._first is None:
-            rest = iter(self._source)
-            self._first = (self._moved(next(rest, None), 0), rest)
-        return self._first[0]
+        """Return the first batch, with which the next pass will begin."""
+        if self._begun is None:
+            self._begun = self._begin()
+        return self._begun[0]
 
+    def batches(self, size: int, order: Any = None) -> Iterator[Batch]:
+        """Yield the batches of a pass from the iterable's beginning."""
+        first, rest = self._begun or self._begin()
+        self._begun = None
+        yield first
+        for i, item in enumerate(rest, 1):
+            yield self._moved(item, i)
 
-def check_partners(n_inputs: int, n_targets: int) -> None:
-    """Raise LabelError unless every row of x has one of y."""
-    if n_inputs != n_targets:
-        raise LabelError(
-            f"x has {n_inputs} rows and y {n_targets}: row {min(n_inputs, n_targets)} is the "
-            f"first without a partner. Give both the same length."
+    def _begin(self) -> tuple[Batch, Iterator[Any]]:
+        rest = iter(self._source)
+        for item in rest:
+            return self._moved(item, 0), rest
+        raise DataError(
+            "The iterable gave no batches. A generator is used up after one pass; for several "
+            "epochs give a list of batches, or an object whose __iter__ starts anew."
         )
+
+    def _moved(self, item: Any, i: int) -> Batch:
+        """Return one item of the iterable as a batch on the device."""
+        parts = tuple(item) if isinstance(item, tuple | list) else (item,)
+        if len(parts) > 3 or (self._needs_targets and len(parts) < 2):
+            raise DataError(
+                f"Batch {i} of the iterable has {len(parts)} parts; give (x, y) or (x, y, weights)."
+            )
+        x, y, weight = (*parts, None, None)[:3]
+        inputs = self._place.inputs(x)
+        rows = inputs.shape[0]
+        # The targets outlive the step; their maker may fill the same memory again.
+        targets = None if y is None else self._place.targets(y, copy=True)
+        if targets is not None:
+            check_partners(rows, targets.shape[0])
+        weights = None if weight is None else self._place.weights(weight, rows)
+        if self.class_weight is not None and targets is not None:
+            weights = with_class_weights(self._place, targets, weights, self.class_weight)
+        return inputs, targets, weights
+
+
+def is_stream(x: Any) -> bool:
+    """Return whether x is an iterable of batches rather than an array or rows of numbers."""
+    if isinstance(x, Tensor | str | Mapping) or hasattr(x, "__array__"):
+        return False
+    if isinstance(x, list | tuple):
+        first = x[0] if x else None
+        return isinstance(first, tuple) and hasattr(first[0] if first else None, "shape")
+    return isinstance(x, Iterable) and not hasattr(x, "__dlpack__")
+
+
+def open_data(place: Place, x: Any, y: Any, weight: Any = None) -> ArrayData | StreamData:
+    """Return the data that training or measuring goes through."""
+    if is_stream(x):
+        if y is not None or weight is not None:
+            raise DataError(
+                "x is an iterable of batches, so y and sample_weight belong into them: let each "
+                "batch be (x, y) or (x, y, weights)."
+            )
+        return StreamData(place, x)
+    if y is None:
+        raise DataError(
+            "y is missing: x is an array, so give the targets too, as in fit(x, y). An iterable "
+            "of batches (x, y) needs none."
+        )
+    return ArrayData(place, x, y, weight)
+
+
+def with_class_weights(
+    place: Place, targets: Tensor, weights: Tensor | None, class_weight: ClassWeight
+) -> Tensor:
+    """Return the weight of each row times that of its class; a class without one counts 1."""
+    import numpy as np
+
+    classes = targets.numpy()
+    if classes.ndim > 1:
+        classes = classes.argmax(axis=-1)
+    table = np.ones(max(int(classes.max(initial=0)), *class_weight) + 1)
+    for number, value in class_weight.items():
+        table[number] = value
+    rows = table[classes]
+    return place.weights(rows if weights is None else rows * weights.numpy(), len(rows))

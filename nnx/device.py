@@ -273,7 +273,7 @@ def _open(name: str) -> Device:
         raise DeviceError(f"Device {name!r} cannot be used: {reason}") from None
     if index >= len(hardware):
         allowed = ", ".join(f"'{base}:{i}'" for i in range(len(hardware)))
-        raise DeviceError(f"There is no {name!r}: {base} has {len(hardware)} devices: {allowed}.")
+        raise DeviceError(f"There is no {name!r}: {base} has {len(hardware)} device(s): {allowed}.")
     return Device(name, backend, index)
 
 

@@ -44,7 +44,7 @@ class Op:
 
     __slots__ = (
         "attr_names", "doc", "dtype", "eval", "input_names", "kind", "linear",
-        "n_inputs", "name", "primitive", "shape", "unifies", "values", "vjp",
+        "n_inputs", "name", "primitive", "shape", "unifies", "values", "vjp", "weak",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +71,8 @@ class Op:
         self.input_names = names[:n_inputs]
         self.attr_names = names[n_inputs:]
         self.values = tuple(range(n_inputs)) if values is None else values
+        # Only here may a Python number stand for an array; elsewhere it becomes one.
+        self.weak = kind == "elementwise"
         # One input of any type needs no common type; `apply` then skips looking for one.
         self.unifies = bool(self.values) and (len(self.values) > 1 or dtype == "float")
 
@@ -263,12 +265,12 @@ def apply(op: Op, inputs: tuple[Any, ...], attrs: Attrs) -> Tensor:
                 tracked = True
             version += x.version
             arrays.append(x.array)
-        elif type(x) in _PLAIN:
+        elif x is None or (type(x) in _PLAIN and op.weak):
             arrays.append(x)
         else:
-            return apply(op, _as_tensors(inputs), attrs)
+            return apply(op, _as_tensors(op, inputs), attrs)
     if device is None:
-        return apply(op, _as_tensors(inputs), attrs)
+        return apply(op, _as_tensors(op, inputs), attrs)
     if op.unifies:
         arrays = _unify(op, device, arrays)
     try:
@@ -285,12 +287,13 @@ def apply(op: Op, inputs: tuple[Any, ...], attrs: Attrs) -> Tensor:
 _PLAIN = frozenset({float, int, bool, type(None)})
 
 
-def _as_tensors(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def _as_tensors(op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """Bring host arrays, lists and lone numbers to the device of the tensors among the inputs."""
     device = next((x.device for x in inputs if isinstance(x, _tensor_class)), None)
     # numpy.float64 is a Python float, and as weak.
     values = [float(x) if isinstance(x, float) else x for x in inputs]
-    keep_numbers = device is not None or not all(type(x) in _PLAIN for x in values)
+    lone = device is None and all(type(x) in _PLAIN for x in values)
+    keep_numbers = op.weak and not lone
     converted: list[Any] = []
     for x in values:
         if x is None or isinstance(x, _tensor_class) or (keep_numbers and type(x) in _PLAIN):
@@ -375,6 +378,8 @@ def _explain(op: Op, inputs: tuple[Any, ...], attrs: Attrs, error: Exception) ->
         op.shape(*shapes, **attrs)
     except ShapeError as reason:
         raise ShapeError(f"{op.name}: {reason}") from None
+    except TypeError:
+        pass  # the rule cannot say more about what has no shape
     if isinstance(error, TypeError | OverflowError):
         listed = ", ".join(
             f"{x.dtype} {x.shape}" if isinstance(x, _tensor_class) else repr(x) for x in inputs

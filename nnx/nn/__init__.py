@@ -1,0 +1,28 @@
+"""Networks: modules, layers, initialisers, losses, and their architecture as plain data."""
+
+from __future__ import annotations
+
+import os
+
+from nnx.nn import activations, init, losses
+from nnx.nn.config import from_config, to_config
+from nnx.nn.layers import Activation, Dense, Dropout, Flatten, LayerNorm, Reshape, Sequential
+from nnx.nn.module import Buffer, Module
+from nnx.ops.loss import binary_cross_entropy, cross_entropy, half_mse, huber, mae, mse
+from nnx.tensor import Parameter
+
+__all__ = [
+    "Activation", "Buffer", "Dense", "Dropout", "Flatten", "LayerNorm", "Module", "Parameter",
+    "Reshape", "Sequential", "activations", "binary_cross_entropy", "cross_entropy", "from_config",
+    "half_mse", "huber", "init", "load", "losses", "mae", "mse", "to_config",
+]  # fmt: skip
+
+
+def load(path: str | os.PathLike[str]) -> Module:
+    """Return the network that ``model.save(path)`` wrote, on the default device.
+
+    Raises: CheckpointError for a file that is missing, damaged, or not one of nnx.
+    """
+    from nnx import checkpoint
+
+    return checkpoint.load(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from nnx import random
 from nnx.device import Device, default_device, device
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-Self = TypeVar("Self", bound="Module")
 Part = tuple[str, "Module | Parameter | Buffer"]
 
 
@@ -55,8 +54,8 @@ class Module:
     _called: bool = False  # its first call, and so all that is done once, is behind it
     _path: str | None = None  # None until a first call has named the tree
     _output_shape: Shape | None = None  # without the batch axis
-    _target: ClassVar[Device | None] = None
-    _target_dtype: ClassVar[DType | None] = None
+    _target: Device | None = None  # what `to` asked for, for parameters that are not yet made
+    _target_dtype: DType | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -92,8 +91,8 @@ class Module:
             return self.forward(*inputs, **settings)
         if self._path is not None:
             return self._first_call(inputs, settings)
-        self._name_tree()
         with self._undone_on_error():
+            self._name_tree()
             return self._first_call(inputs, settings)
 
     def _first_call(self, inputs: tuple[Any, ...], settings: dict[str, Any]) -> Any:
@@ -233,17 +232,17 @@ class Module:
 
     # Mode and place
 
-    def train(self: Self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> Self:
         """Put this module and all below it in training mode, or out of it; return it."""
         for _, module in self.named_modules():
             module.training = mode
         return self
 
-    def eval(self: Self) -> Self:
+    def eval(self) -> Self:
         """Put this module and all below it in the mode for predictions; return it."""
         return self.train(False)
 
-    def to(self: Self, target: str | Device | DType) -> Self:
+    def to(self, target: str | Device | DType) -> Self:
         """Move all parameters, in place, to a device or a floating data type; return the module.
 
         Layers that are not yet built remember it. The parameters stay the same objects, so that an
@@ -265,8 +264,8 @@ class Module:
             tensor.assign(new.array)
         for part in found:
             if isinstance(part, Module):
-                vars(part)["_target"] = where or part._target
-                vars(part)["_target_dtype"] = dtype or part._target_dtype
+                part._target = where or part._target
+                part._target_dtype = dtype or part._target_dtype
         return self
 
     @property

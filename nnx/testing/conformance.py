@@ -1,0 +1,330 @@
+"""The conformance table: every op's shape, type, value and gradient on one device."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nnx import autodiff, dtypes
+from nnx.device import Device, device
+from nnx.dtypes import DType
+from nnx.errors import GradientError, ShapeError
+from nnx.op import OPS, Op, apply
+from nnx.tensor import Tensor, asarray
+from nnx.testing.gradients import _random, check_grads, derivative
+from nnx.testing.samples import SAMPLES, Sample
+
+Finding = tuple[str, object, object]
+"""What is wrong, what was expected, what came."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A row of the table that does not hold."""
+
+    op: str
+    sample: str
+    dtype: str
+    what: str
+    expected: str
+    got: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.op} ({self.sample}, {self.dtype}): {self.what}: "
+            f"expected {self.expected}, got {self.got}"
+        )
+
+
+def check_backend(name: str | Device) -> list[Failure]:
+    """Run the table of every op on a device and return the rows that fail; none is a pass.
+
+    Each op is held against a formula in NumPy: the shape and type of its result, its values (also
+    at infinity, NaN, for no elements, for strided memory), its gradient, and in float64 its second
+    derivative. Types that the device does not have are left out.
+    """
+    where = device(name)
+    return [failure for op in OPS.values() for failure in check_op(op, where)]
+
+
+def check_op(op: Op, where: Device) -> list[Failure]:
+    """Return the rows of one op that fail on a device."""
+    rows = SAMPLES.get(op.name, [])
+    found = [] if rows else [Failure(op.name, "-", "-", "samples", "a row in the table", "none")]
+    for sample in rows:
+        for name in sample.dtypes:
+            if where.has(dtypes.as_dtype(name)):
+                for what, expected, got in _findings(sample, name, where, sample is rows[0]):
+                    texts = (" ".join(str(x).split()) for x in (expected, got))
+                    found.append(Failure(op.name, sample.label, name, what, *texts))
+    return found
+
+
+def _findings(sample: Sample, dtype: str, where: Device, plainest: bool) -> Iterator[Finding]:
+    """Yield everything that is wrong with one row in one type."""
+    checks: list[Callable[[Row], Iterator[Finding]]]
+    if sample.raises is not None:
+        checks = [_check_refusal]
+    else:
+        checks = [_check_value, _check_slopes, _check_gradient, _check_second]
+        if plainest:
+            checks += [_check_layouts, _check_nan]
+    row = Row(sample, dtype, where)
+    for check in checks:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("error")
+            try:
+                yield from check(row)
+            except Exception as error:
+                what = check.__name__.removeprefix("_check_")
+                yield what, "no error", f"{type(error).__name__}: {error}"
+
+
+class Row:
+    """A sample in one type on one device."""
+
+    def __init__(self, sample: Sample, dtype: str, where: Device) -> None:
+        self.op = OPS[sample.op]
+        self.sample = sample
+        self.where = where
+        self.hosts = [_cast(x, dtype) for x in sample.inputs]
+        self.floats = [
+            i for i, x in enumerate(self.hosts) if isinstance(x, np.ndarray) and x.dtype.kind == "f"
+        ]
+        self.narrowest = dtypes.as_dtype(dtype)
+
+    def place(self, hosts: list[Any]) -> list[Any]:
+        """Return host arrays as tensors on the device; Python numbers stay what they are."""
+        return [
+            asarray(x, device=self.where) if isinstance(x, np.ndarray) else x for x in hosts
+        ]
+
+    def run(self, inputs: list[Any]) -> Tensor:
+        """Return the op's result."""
+        return apply(self.op, tuple(inputs), dict(self.sample.attrs))
+
+    def refer(self, hosts: list[Any]) -> Any:
+        """Return the reference's result: float inputs in float64."""
+        assert self.sample.reference is not None
+        return np.asarray(self.sample.reference(*map(_wide, hosts), **self.sample.attrs))
+
+    def expected_dtype(self) -> DType:
+        """Return what the op's type rule says."""
+        kinds = [dtypes.as_dtype(x.dtype) if hasattr(x, "dtype") else x for x in self.hosts]
+        return self.op.result_dtype(kinds, dict(self.sample.attrs))
+
+    def expected_shape(self) -> tuple[int, ...]:
+        """Return what the op's shape rule says."""
+        shapes = [None if x is None else np.shape(x) for x in self.hosts]
+        return tuple(self.op.shape(*shapes, **self.sample.attrs))
+
+
+def _cast(x: Any, dtype: str) -> Any:
+    """Return a sample's input in the type under test; only float64 arrays stand for it."""
+    if isinstance(x, np.float64):
+        x = np.asarray(x)
+    return x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype == np.float64 else x
+
+
+def _wide(x: Any) -> Any:
+    floating = isinstance(x, np.ndarray) and x.dtype.kind == "f"
+    return x.astype(np.float64) if floating else x
+
+
+# The checks
+
+
+def _check_refusal(row: Row) -> Iterator[Finding]:
+    error = row.sample.raises
+    assert error is not None
+    try:
+        result = row.run(row.place(row.hosts))
+    except error as raised:
+        if error is ShapeError and not str(raised).startswith(row.op.name):
+            yield "message", f"one that names {row.op.name}", raised
+    except Exception as other:
+        yield "error", error.__name__, f"{type(other).__name__}: {other}"
+    else:
+        yield "error", error.__name__, f"a result of shape {result.shape}"
+    if error is ShapeError:
+        try:
+            yield "shape rule", "ShapeError", row.expected_shape()
+        except ShapeError:
+            pass
+
+
+def _check_value(row: Row) -> Iterator[Finding]:
+    before = [np.array(x) for x in row.hosts]
+    inputs = row.place(row.hosts)
+    result = row.run(inputs)
+    wanted = row.refer(row.hosts)
+    if result.shape != row.expected_shape() or result.shape != wanted.shape:
+        yield "shape", f"{wanted.shape}, by the rule {row.expected_shape()}", result.shape
+        return
+    if result.dtype is not row.expected_dtype():
+        yield "dtype", row.expected_dtype(), result.dtype
+    yield from _compare("value", wanted, result, row)
+    held = [x.numpy() if isinstance(x, Tensor) else x for x in inputs]
+    for name, arrays in (("tensor", held), ("host array", row.hosts)):
+        for i, (old, new) in enumerate(zip(before, arrays, strict=True)):
+            if row.hosts[i] is not None and not np.array_equal(old, new, equal_nan=old.dtype.kind == "f"):
+                yield "untouched", f"{name} {i} as it was: {old}", new
+
+
+def _compare(what: str, wanted: Any, result: Tensor, row: Row) -> Iterator[Finding]:
+    """Yield the first place where a result is further from the reference than its bound."""
+    got = np.asarray(result.numpy())
+    if got.dtype.kind != "f":
+        wrong = np.asarray(wanted != got)
+    else:
+        wanted = np.asarray(wanted, np.float64)
+        wrong = ~_near(wanted.astype(got.dtype), got, wanted, _slack(row, wanted, got.dtype))
+    if wrong.any():
+        at = np.unravel_index(int(wrong.argmax()), wrong.shape)
+        where = f" at {tuple(map(int, at))}" if wrong.ndim else ""
+        yield what + where, wanted[at], got[at]
+
+
+def _slack(row: Row, wanted: Any, dtype: Any) -> Any:
+    """Return the error allowed at each place.
+
+    Sums are rounded in units of their largest result: a small one may be a difference of others.
+    """
+    size = np.abs(wanted)
+    if row.op.kind in ("reduce", "contract"):
+        size = np.maximum(size, np.max(size, initial=0.0, where=np.isfinite(size)))
+    narrow = np.float32 if row.narrowest is dtypes.float32 else dtype
+    with np.errstate(all="ignore"):
+        return row.sample.ulps * np.spacing(size.astype(narrow).astype(dtype)).astype(np.float64)
+
+
+def _near(rounded: Any, got: Any, wanted: Any, slack: Any) -> Any:
+    same = (rounded == got) | (np.isnan(rounded) & np.isnan(got))
+    close = np.abs(got.astype(np.float64) - wanted) <= slack
+    return same | (np.isfinite(rounded) & np.isfinite(got) & close)
+
+
+def _pull(row: Row, weights: Any) -> list[Tensor]:
+    """Return the gradients with respect to the float inputs for weights of the result."""
+    inputs = row.place(row.hosts)
+
+    def of_floats(*given: Any) -> Tensor:
+        full = list(inputs)
+        for i, x in zip(row.floats, given, strict=True):
+            full[i] = x
+        return row.run(full)
+
+    result, pullback = autodiff.vjp(of_floats, *(inputs[i] for i in row.floats))
+    return list(pullback(asarray(weights, dtype=result.dtype, device=row.where)))
+
+
+def _has_gradient(row: Row) -> bool:
+    return bool(row.floats) and row.op.vjp is not None and row.expected_dtype().is_floating
+
+
+def _check_slopes(row: Row) -> Iterator[Finding]:
+    if row.sample.slopes is None:
+        return
+    grads = _pull(row, np.ones(row.expected_shape()))
+    for i, wanted, g in zip(row.floats, row.sample.slopes, grads, strict=True):
+        yield from _compare(f"gradient of input {i}", np.asarray(wanted), g, row)
+
+
+def _check_gradient(row: Row) -> Iterator[Finding]:
+    """Compare the gradients with differences of the reference, along one direction an input."""
+    if not row.sample.order or not _has_gradient(row):
+        return
+    weights = _random(row.expected_shape(), 1)
+    before = [np.array(x) for x in row.hosts]
+    for i, g in zip(row.floats, _pull(row, weights), strict=True):
+        x = row.hosts[i]
+        if g.shape != x.shape or g.dtype != x.dtype:
+            yield f"gradient of input {i}", f"{x.dtype} {x.shape}", f"{g.dtype} {g.shape}"
+            continue
+        direction = _random(x.shape, 2 + i)
+        wanted = derivative(_along(row, i, direction, weights))
+        parts = g.numpy().astype(np.float64) * direction
+        precision = 1e-7 if row.narrowest is dtypes.float64 else 2e-5
+        bound = precision * max(abs(wanted), float(np.abs(parts).sum()), 1e-3)
+        if not abs(float(parts.sum()) - wanted) <= bound:
+            yield f"gradient of input {i} along a direction", wanted, float(parts.sum())
+    if any(not np.array_equal(a, b) for a, b in zip(before, row.hosts, strict=True)):
+        yield "untouched by the gradient", before, row.hosts
+
+
+def _along(row: Row, i: int, direction: Any, weights: Any) -> Callable[[float], float]:
+    def moved(t: float) -> float:
+        hosts = list(map(_wide, row.hosts))
+        hosts[i] = hosts[i] + t * direction
+        return float(np.sum(row.refer(hosts) * weights))
+
+    return moved
+
+
+def _check_second(row: Row) -> Iterator[Finding]:
+    smooth = row.sample.order > 1 and row.narrowest is dtypes.float64
+    if not smooth or not _has_gradient(row):
+        return
+    try:
+        check_grads(lambda *xs: row.run(list(xs)), row.place(row.hosts), order=2)
+    except GradientError as error:
+        yield "second derivative", "rules equal to differences", error
+
+
+def _check_layouts(row: Row) -> Iterator[Finding]:
+    """Compare inputs in every kind of memory with the same values in plain memory."""
+    for name, change in _LAYOUTS.items():
+        hosts = [change(x) if isinstance(x, np.ndarray) and x.ndim else x for x in row.hosts]
+        plain = [np.array(x, order="C") if isinstance(x, np.ndarray) else x for x in hosts]
+        plain = [x.astype(x.dtype.newbyteorder("=")) if hasattr(x, "dtype") else x for x in plain]
+        wanted = row.run(row.place(plain)).numpy()
+        yield from _compare(f"{name} memory", wanted, row.run(row.place(hosts)), row)
+    turned = [_turned(x, row) for x in row.hosts]
+    wanted = row.run(row.place(row.hosts)).numpy()
+    yield from _compare("turned on the device", wanted, row.run(turned), row)
+
+
+def _turned(x: Any, row: Row) -> Any:
+    """Return a tensor whose memory is in the opposite order, made on the device."""
+    if not isinstance(x, np.ndarray):
+        return x
+    axes = tuple(reversed(range(x.ndim)))
+    there = asarray(np.ascontiguousarray(x.transpose(axes)), device=row.where)
+    return apply(OPS["permute_dims"], (there,), {"axes": axes})
+
+
+def _strided(x: Any) -> Any:
+    return np.repeat(x, 2, axis=-1)[..., ::2]
+
+
+def _read_only(x: Any) -> Any:
+    copy = x.copy()
+    copy.flags.writeable = False
+    return copy
+
+
+_LAYOUTS: dict[str, Callable[[Any], Any]] = {
+    "Fortran": np.asfortranarray,
+    "strided": _strided,
+    "reversed": lambda x: np.ascontiguousarray(x[..., ::-1])[..., ::-1],
+    "zero-stride": lambda x: np.broadcast_to(x[:1], x.shape),
+    "read-only": _read_only,
+    "big-endian": lambda x: x.astype(x.dtype.newbyteorder(">")),
+}
+
+
+def _check_nan(row: Row) -> Iterator[Finding]:
+    """Put a NaN into the first float input; it must show wherever the reference shows it."""
+    if not row.floats or not row.expected_dtype().is_floating:
+        return
+    i = row.floats[0]
+    hosts = list(row.hosts)
+    hosts[i] = hosts[i].copy()
+    hosts[i].flat[:1] = np.nan
+    wanted, got = np.isnan(row.refer(hosts)), np.isnan(row.run(row.place(hosts)).numpy())
+    if not np.array_equal(wanted, got):
+        yield "NaN in, NaN out", wanted.tolist(), got.tolist()
