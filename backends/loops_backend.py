@@ -321,7 +321,8 @@ def _running(name: str, combine: Callable[[Any, Any], Any], start: int) -> Calla
     def scan(x: LoopArray, axis: int | None = None, include_initial: bool = False) -> LoopArray:
         shape = shapes.cumulative(x.shape, axis, include_initial=include_initial)
         at = shapes.normalize_axis(axis or 0, x.ndim)
-        rows = np.moveaxis(x.data, at, -1).reshape(-1, x.shape[at]).tolist()
+        n = shapes.size(x.shape[:at] + x.shape[at + 1 :])
+        rows = np.moveaxis(x.data, at, -1).reshape(n, x.shape[at]).tolist()
         values = []
         for row in rows:
             total: Any = start
@@ -345,8 +346,9 @@ def matmul(x: LoopArray, y: LoopArray) -> LoopArray:
     left = x.data[None, :] if x.ndim == 1 else x.data
     right = y.data[:, None] if y.ndim == 1 else y.data
     batch = shapes.broadcast(left.shape[:-2], right.shape[:-2])
-    left = np.broadcast_to(left, batch + left.shape[-2:]).reshape(-1, *left.shape[-2:])
-    right = np.broadcast_to(right, batch + right.shape[-2:]).reshape(-1, *right.shape[-2:])
+    n = shapes.size(batch)
+    left = np.broadcast_to(left, batch + left.shape[-2:]).reshape(n, *left.shape[-2:])
+    right = np.broadcast_to(right, batch + right.shape[-2:]).reshape(n, *right.shape[-2:])
     values = []
     for a, b in zip(left.tolist(), right.mT.tolist(), strict=True):
         for row in a:

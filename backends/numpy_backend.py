@@ -10,9 +10,20 @@ import numpy as np
 from nnx.backends.protocol import Backend, Hardware
 
 
+BLAS = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
+"""Types for which a product with ones is a faster sum, and the method `dot` a faster product."""
+
+
+def matmul(x: Any, y: Any) -> Any:
+    """Return x @ y; for two matrices through the method, which does without a gufunc's set-up."""
+    if x.ndim == 2 and y.ndim == 2 and x.dtype in BLAS:
+        return x.dot(y)
+    return np.matmul(x, y)
+
+
 def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     """Return x @ weight + bias with the bias added in place."""
-    out = np.matmul(x, weight)
+    out = matmul(x, weight)
     if bias is not None:
         out += bias
     return out
@@ -38,48 +49,72 @@ def _reduction(ufunc: Any) -> Callable[..., Any]:
     return kernel
 
 
+def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """Return the sum; that of a matrix over its rows is a product with ones."""
+    if axis == 0 and x.ndim == 2 and x.dtype in BLAS and not keepdims:
+        return _ones(len(x), x.dtype).dot(x)
+    return np.add.reduce(x, axis=axis, keepdims=keepdims)
+
+
+@functools.lru_cache(maxsize=64)
+def _ones(n: int, dtype: Any) -> Any:
+    return np.ones(n, dtype)
+
+
+def _row_sums(rows: Any) -> Any:
+    """Return the sum of each row of a matrix."""
+    if rows.dtype in BLAS:
+        return rows.dot(_ones(rows.shape[1], rows.dtype))
+    return np.add.reduce(rows, axis=1)
+
+
 def softmax(x: Any, axis: Any = -1) -> Any:
     """Return exp(x) over its sum, in one buffer."""
-    e = x - np.maximum.reduce(x, axis=axis, keepdims=True)
+    if x.ndim == 2 and axis in (-1, 1) and x.shape[1]:
+        e = x - _row_maxima(x)[1][:, None]
+        np.exp(e, out=e)
+        e /= _row_sums(e)[:, None]
+        return e
+    e = np.asarray(x - np.maximum.reduce(x, axis=axis, keepdims=True))
     np.exp(e, out=e)
     e /= np.add.reduce(e, axis=axis, keepdims=True)
     return e
 
 
-def _flat_places(index: Any, n_columns: int) -> Any:
-    """Return where ``index[row]`` stands in a matrix laid out in one row."""
-    return _row_starts(len(index), n_columns) + index
+def _row_maxima(rows: Any) -> tuple[Any, Any]:
+    """Return the flat places and the values of each row's maximum; NaN counts as the largest."""
+    at = rows.argmax(axis=1)
+    at += _row_starts(*rows.shape)
+    return at, rows.ravel().take(at)
 
 
 @functools.lru_cache(maxsize=64)
 def _row_starts(n_rows: int, n_columns: int) -> Any:
+    """Return where each row begins in a matrix laid out in one row."""
     return np.arange(0, n_rows * n_columns, n_columns)
 
 
 def cross_entropy_rows(logits: Any, labels: Any) -> Any:
     """Return (M - x_t) + log1p(s); the maximum's own term is put to 0 before the sum s."""
-    n_columns = logits.shape[-1]
-    x = np.ascontiguousarray(logits).reshape(-1)
-    at = _flat_places(logits.reshape(-1, n_columns).argmax(axis=1), n_columns)
-    top = x.take(at)
-    e = np.exp(x.reshape(-1, n_columns) - top[:, None])
+    rows = logits.reshape(-1, logits.shape[-1])
+    at, top = _row_maxima(rows)
+    e = np.exp(rows - top[:, None])
     e.put(at, 0)
-    rest = np.log1p(np.add.reduce(e, axis=1))
-    rest += top - x.take(_flat_places(labels.reshape(-1), n_columns))
+    rest = np.log1p(_row_sums(e))
+    rest += top - rows.ravel().take(labels.reshape(-1) + _row_starts(*rows.shape))
     return rest.reshape(labels.shape)
 
 
 def cross_entropy_slope(logits: Any, labels: Any) -> Any:
     """Return softmax(logits) - target, in one buffer."""
-    p = softmax(logits)
+    rows = softmax(logits.reshape(-1, logits.shape[-1]))
     if labels.ndim == logits.ndim:
-        p -= labels
-        return p
-    rows = p.reshape(-1, p.shape[-1])
-    at = _flat_places(labels.reshape(-1), p.shape[-1])
-    rows.put(at, 0)
-    rows.put(at, -np.add.reduce(rows, axis=1))
-    return p
+        rows -= labels.reshape(rows.shape)
+    else:
+        at = labels.reshape(-1) + _row_starts(*rows.shape)
+        rows.put(at, 0)
+        rows.put(at, -_row_sums(rows))
+    return rows.reshape(logits.shape)
 
 
 class NumpyBackend(Backend):
@@ -88,7 +123,8 @@ class NumpyBackend(Backend):
     name = "numpy"
     overrides: ClassVar = {
         "linear": linear,
-        "sum": _reduction(np.add),
+        "matmul": matmul,
+        "sum": sum,
         "max": _reduction(np.maximum),
         "min": _reduction(np.minimum),
         "softmax": softmax,
@@ -130,7 +166,7 @@ class NumpyBackend(Backend):
         A negative number seen as unsigned is larger than any class, so that one pass answers.
         """
         if labels.dtype.itemsize == 8 and labels.dtype.kind == "i":
-            return bool(labels.view(np.uint64).max() < stop)
+            return bool(np.maximum.reduce(labels.view(np.uint64), axis=None) < stop)
         return bool(labels.min() >= 0 and labels.max() < stop)
 
     def scope(self, index: int) -> Any:

@@ -86,8 +86,24 @@ class Backend:
         return array[key]
 
     def add_at(self, index: int) -> Callable[..., Any]:
-        """Return ``f(shape, key, values)``: zeros with values added at key, repeats summed."""
-        raise NotImplementedError(f"backend {self.name!r} has no add_at")
+        """Return ``f(shape, key, values)``: zeros with values added at key, repeats summed.
+
+        It is the gradient of indexing. This one adds on the host, which any library allows.
+        """
+
+        def add(shape: tuple[int, ...], key: tuple[Any, ...], values: Any) -> Any:
+            import numpy as np
+
+            added = self.to_numpy(values)
+            total = np.zeros(shape, added.dtype)
+            np.add.at(total, self.host_key(key), added)
+            return self.asarray(total, values.dtype, index)
+
+        return add
+
+    def host_key(self, key: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return an index whose arrays are NumPy's."""
+        return tuple(self.to_numpy(item) if hasattr(item, "dtype") else item for item in key)
 
     def setitem(self, array: Any, key: Any, value: Any) -> Any:
         """Return a copy of ``array`` with ``value`` at ``key``."""

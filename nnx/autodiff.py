@@ -92,15 +92,20 @@ def _collect(outputs: Sequence[Tensor], stop: set[int]) -> tuple[list[Node], dic
             leaves[key] = x
         elif key not in seen:
             seen[key] = node
-            version = 0
-            for i in node.inputs:
-                if isinstance(i, Tensor):
-                    version += i.version
-                    if i.requires_grad:
-                        stack.append(i)
-            if node.arrays is None or (version != node.version and not node.op.linear):
+            inputs = node.inputs
+            for i in node.tracked:
+                stack.append(inputs[i])
+            if node.arrays is None or not (node.op.linear or _unchanged(node)):
                 _refuse(node)
     return sorted(seen.values(), key=_by_sequence, reverse=True), leaves
+
+
+def _unchanged(node: Node) -> bool:
+    version = 0
+    for x in node.inputs:
+        if isinstance(x, Tensor):
+            version += x.version
+    return version == node.version
 
 
 def _refuse(node: Node) -> NoReturn:
@@ -137,14 +142,14 @@ def _sweep(
         else:
             xp, inputs, out = node.device.namespace, node.arrays or (), node.out
         vjp, attrs = node.op.vjp, node.attrs
-        together = None if isinstance(vjp, tuple) else vjp(xp, g, out, *inputs, **attrs)  # type: ignore[misc]
-        for i, x in enumerate(node.inputs):
-            if not isinstance(x, Tensor) or not x.requires_grad:
-                continue
+        separate = type(vjp) is tuple
+        together = None if separate else vjp(xp, g, out, *inputs, **attrs)  # type: ignore[misc]
+        for i in node.tracked:
+            x = node.inputs[i]
             key = id(x) if x.node is None else id(x.node)
             if leads is not None and key not in leads:
                 continue
-            if together is None:
+            if separate:
                 rule = vjp[i]  # type: ignore[index]
                 share = None if rule is None else rule(xp, g, out, *inputs, **attrs)
             else:

@@ -5,13 +5,13 @@ Here, and nowhere else, host data and tensors of other devices are moved to a ne
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 from nnx import dtypes
 from nnx.device import Device
 from nnx.dtypes import DType
-from nnx.errors import DataError, LabelError
+from nnx.errors import DataError, DTypeError, LabelError
 from nnx.host import to_host
 from nnx.tensor import Tensor, asarray
 
@@ -32,7 +32,7 @@ class Place:
         """Return inputs on the device: floats in the parameters' type, integers as they are."""
         array = _rows(x, "x")
         if array.dtype == "uint8":
-            raise DataError(
+            raise DTypeError(
                 f"x of shape {tuple(array.shape)} is of type uint8, as raw images are (0 to 255). "
                 f"Scale it: x.astype('float32') / 255; if it holds numbers of words or classes: "
                 f"x.astype('int64')."
@@ -44,7 +44,7 @@ class Place:
         """Return targets on the device: class numbers as int64, all else as the parameters."""
         array = _rows(y, "y")
         whole = dtypes.as_dtype(array.dtype).kind in ("int", "uint")
-        dtype = dtypes.int64 if whole else self.dtype
+        dtype = self.device.nearest(dtypes.int64) if whole else self.dtype
         return asarray(array, dtype=dtype, device=self.device, copy=copy or None)
 
     def weights(self, weight: Any, rows: int) -> Tensor:
@@ -73,7 +73,12 @@ def _rows(data: Any, what: str) -> Any:
         raise DataError(f"{what} is a single value; it must have a first axis, one entry a row.")
     if 0 in array.shape:
         raise DataError(f"{what} of shape {tuple(array.shape)} is empty: there is nothing to use.")
-    return array
+    if isinstance(array, Tensor):
+        return array
+    import numpy as np
+
+    # Rows are then summed in the same order whatever the strides of the caller's array.
+    return np.ascontiguousarray(array)
 
 
 def check_partners(n_inputs: int, n_targets: int) -> None:
@@ -96,6 +101,18 @@ class ArrayData:
             check_partners(self.rows, self.y.shape[0])
         self.weight = None if weight is None else place.weights(weight, self.rows)
 
+    def to(self, place: Place) -> None:
+        """Move the data to another device."""
+        self.x = self.x.to(place.device)
+        self.y, self.weight = (
+            None if column is None else column.to(place.device) for column in (self.y, self.weight)
+        )
+
+    def weigh(self, place: Place, class_weight: ClassWeight) -> None:
+        """Multiply the weight of each row by that of its class."""
+        if self.y is not None:
+            self.weight = _by_class(place, self.y, self.weight, class_weight)
+
     def steps(self, size: int) -> int:
         """Return the number of batches."""
         return -(-self.rows // size)
@@ -116,9 +133,10 @@ class ArrayData:
 
     def _part(self, rows: slice) -> ArrayData:
         part = object.__new__(ArrayData)
-        part.x = Tensor(self.x.array[rows], self.x.device)
+        part.x = Tensor(self.x.array[rows, ...], self.x.device)
         part.y, part.weight = (
-            None if t is None else Tensor(t.array[rows], t.device) for t in (self.y, self.weight)
+            None if t is None else Tensor(t.array[rows, ...], t.device)
+            for t in (self.y, self.weight)
         )
         part.rows = part.x.shape[0]
         return part
@@ -130,11 +148,11 @@ class ArrayData:
             None if column is None else column.array for column in (self.x, self.y, self.weight)
         )
         places = None if order is None else asarray(order, device=device).array
-        take = device.namespace.take
+        take = device.kernels["take"]
         for start in range(0, self.rows, size):
-            rows = slice(start, start + size)
+            rows = slice(start, min(start + size, self.rows))
             if places is None:
-                cut = [None if column is None else column[rows] for column in (x, y, weight)]
+                cut = [None if column is None else column[rows, ...] for column in (x, y, weight)]
             else:
                 at = places[rows]
                 cut = [
@@ -150,14 +168,31 @@ class StreamData:
     A batch is ``x``, ``(x, y)`` or ``(x, y, weights)``. The batches keep their order.
     """
 
+    rows: int | None = None
+
     def __init__(self, place: Place, source: Iterable[Any], needs_targets: bool = True) -> None:
-        self.class_weight: ClassWeight | None = None
+        self._class_weight: ClassWeight | None = None
         self._place, self._source, self._needs_targets = place, source, needs_targets
         self._begun: tuple[Batch, Iterator[Any]] | None = None
 
+    def to(self, place: Place) -> None:
+        """Send the batches to another device from now on."""
+        self._place = place
+        if self._begun is not None:
+            batch, rest = self._begun
+            moved = tuple(None if part is None else part.to(place.device) for part in batch)
+            self._begun = (moved, rest)  # type: ignore[assignment]
+
+    def weigh(self, place: Place, class_weight: ClassWeight) -> None:
+        """Multiply the weight of each row by that of its class, in every batch."""
+        self._class_weight = class_weight
+        if self._begun is not None:
+            (x, y, weight), rest = self._begun
+            self._begun = ((x, y, _by_class(place, y, weight, class_weight)), rest)
+
     def steps(self, size: int) -> int | None:
         """Return the number of batches if the iterable tells it."""
-        return len(self._source) if hasattr(self._source, "__len__") else None
+        return len(self._source) if isinstance(self._source, Sized) else None
 
     def head(self, n: int) -> Batch:
         """Return the first batch, with which the next pass will begin."""
@@ -197,9 +232,12 @@ class StreamData:
         if targets is not None:
             check_partners(rows, targets.shape[0])
         weights = None if weight is None else self._place.weights(weight, rows)
-        if self.class_weight is not None and targets is not None:
-            weights = with_class_weights(self._place, targets, weights, self.class_weight)
+        if self._class_weight is not None and targets is not None:
+            weights = _by_class(self._place, targets, weights, self._class_weight)
         return inputs, targets, weights
+
+
+Data = ArrayData | StreamData
 
 
 def is_stream(x: Any) -> bool:
@@ -212,7 +250,7 @@ def is_stream(x: Any) -> bool:
     return isinstance(x, Iterable) and not hasattr(x, "__dlpack__")
 
 
-def open_data(place: Place, x: Any, y: Any, weight: Any = None) -> ArrayData | StreamData:
+def open_data(place: Place, x: Any, y: Any, weight: Any = None) -> Data:
     """Return the data that training or measuring goes through."""
     if is_stream(x):
         if y is not None or weight is not None:
@@ -229,7 +267,7 @@ def open_data(place: Place, x: Any, y: Any, weight: Any = None) -> ArrayData | S
     return ArrayData(place, x, y, weight)
 
 
-def with_class_weights(
+def _by_class(
     place: Place, targets: Tensor, weights: Tensor | None, class_weight: ClassWeight
 ) -> Tensor:
     """Return the weight of each row times that of its class; a class without one counts 1."""
@@ -237,7 +275,13 @@ def with_class_weights(
 
     classes = targets.numpy()
     if classes.ndim > 1:
-        classes = classes.argmax(axis=-1)
+        classes = classes.argmax(axis=-1) if classes.shape[-1] > 1 else classes[..., 0]
+    if classes.ndim > 1 or not (classes == np.floor(classes)).all() or classes.min() < 0:
+        raise DataError(
+            f"class_weight needs one class a row: numbers of shape ({len(classes)},), or rows of "
+            f"0 and 1; got y of shape {targets.shape} and type {targets.dtype}."
+        )
+    classes = classes.astype(np.int64)
     table = np.ones(max(int(classes.max(initial=0)), *class_weight) + 1)
     for number, value in class_weight.items():
         table[number] = value

@@ -13,19 +13,18 @@ import contextlib
 import errno
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from nnx.errors import CheckpointError, NnxError
+from nnx.errors import CheckpointError, DataError, NnxError
 
 if TYPE_CHECKING:
-    from nnx.device import Device
     from nnx.nn import Module
 
 Path = str | os.PathLike[str]
 Arrays = Mapping[str, Any]
+Texts = dict[str, str]
 
 FORMAT = "1"
 """The version of what nnx puts into the metadata; a reader refuses those it does not know."""
@@ -38,6 +37,158 @@ _TYPES = {
     "uint16": "U16", "uint32": "U32", "uint64": "U64", "float16": "F16", "float32": "F32",
     "float64": "F64",
 }  # fmt: skip
+
+
+# Networks
+
+
+def save(model: Module, path: Path) -> None:
+    """Write a network: its architecture as JSON in the metadata, its parameters by their keys.
+
+    Raises: CheckpointError where the system refuses (an older file is then as it was), and for a
+    module of the user's own, which no file can describe; DataError before the module is built.
+    """
+    from nnx.nn import to_config
+
+    architecture = json.dumps(to_config(model))
+    write_tensors(path, model.state_dict(), _texts("model", architecture=architecture))
+
+
+def load(path: Path) -> Module:
+    """Return the network in a file of `save`, or of a training, on the default device.
+
+    Raises: CheckpointError for a file that is missing, cut off, damaged, or not of nnx, or whose
+    architecture this version does not know.
+    """
+    from nnx import dtypes
+    from nnx.nn import from_config
+
+    arrays, texts = _opened(path, ("model", "training"))
+    weights = _within("model.", arrays) if texts["kind"] == "training" else arrays
+    if not texts.get("architecture"):
+        raise CheckpointError(
+            f"{os.fspath(path)} holds the weights of {texts.get('class', 'a module')}, which is no "
+            f"layer of nnx. Build it in code, then: model.load_state_dict(arrays)."
+        )
+    try:
+        model = from_config(json.loads(texts["architecture"]), weights)
+        floats = {a.dtype.name for a in weights.values() if a.dtype.kind == "f"} or {"float32"}
+        if len(floats) == 1 and floats != {"float32"}:
+            model.to(dtypes.as_dtype(floats.pop())).load_state_dict(weights)
+    except (NnxError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{os.fspath(path)}: {error}") from error
+    return model
+
+
+def _texts(kind: str, **more: str) -> Texts:
+    return {"format": f"nnx {FORMAT}", "kind": kind, **more}
+
+
+def _opened(path: Path, kinds: tuple[str, ...]) -> tuple[dict[str, Any], Texts]:
+    """Return what is in a file of one of these kinds."""
+    arrays, texts = read_tensors(path)
+    form, kind = texts.get("format"), texts.get("kind")
+    if form != f"nnx {FORMAT}" or kind not in kinds:
+        raise CheckpointError(
+            f"{os.fspath(path)} holds a {kind or 'set of arrays'} in format {form!r}; wanted is a "
+            f"{' or '.join(kinds)} in format 'nnx {FORMAT}'. "
+            + ("Name the other file." if form == f"nnx {FORMAT}" else "Update nnx to read it.")
+        )
+    return arrays, texts
+
+
+def _within(prefix: str, arrays: Arrays) -> dict[str, Any]:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+# Trainings
+
+
+class Progress(NamedTuple):
+    """How far a training had come: the epochs done, and what History had of them."""
+
+    epoch: int
+    epochs: list[int]
+    history: dict[str, list[float]]
+
+
+def save_training(path: Path, model: Module, *, epoch: int) -> None:
+    """Write all that a training needs to go on exactly after ``epoch`` finished epochs.
+
+    That is the network, the optimizer's slots and step count, the state of the random generator,
+    and the history. `load` reads the network from it too.
+    Raises: as `save`; DataError for a model that was not compiled.
+    """
+    from nnx import random
+    from nnx.fit import compiled
+
+    optimizer, history = compiled(model).optimizer, getattr(model, "history", None)
+    arrays = {f"model.{key}": array for key, array in model.state_dict().items()}
+    arrays |= {f"optimizer.{key}": array for key, array in optimizer.state_dict().items()}
+    training = {
+        "epoch": epoch,
+        "epochs": history.epoch if history else [],
+        "history": history.history if history else {},
+        "optimizer": type(optimizer).__name__,
+        "random": random.default_generator().state_dict(),
+    }
+    texts = {"architecture": _architecture(model), "class": type(model).__name__}
+    write_tensors(path, arrays, _texts("training", training=json.dumps(training), **texts))
+
+
+def load_training(path: Path, model: Module) -> Progress:
+    """Put a compiled and built model, its optimizer and the random generator where they were.
+
+    `fit` does this for its ``resume``. On an error nothing is changed.
+    Raises: CheckpointError as `load`, and for another architecture or optimizer (said which).
+    """
+    from nnx import random
+    from nnx.fit import compiled
+
+    arrays, texts = _opened(path, ("training",))
+    training, optimizer = json.loads(texts["training"]), compiled(model).optimizer
+    _check_same(path, model, optimizer, texts, training)
+    generator = random.default_generator()
+    weights, position = model.state_dict(), generator.state_dict()
+    try:
+        generator.load_state_dict(training["random"])
+        model.load_state_dict(_within("model.", arrays))
+        optimizer.bind(model).load_state_dict(_within("optimizer.", arrays))
+    except NnxError as error:
+        generator.load_state_dict(position)
+        model.load_state_dict(weights)
+        raise CheckpointError(f"{os.fspath(path)} does not fit this model: {error}") from error
+    return Progress(training["epoch"], training["epochs"], training["history"])
+
+
+def _check_same(
+    path: Path, model: Module, optimizer: Any, texts: Texts, training: Mapping[str, Any]
+) -> None:
+    """Refuse a training of another network or optimizer."""
+    if not model.built:
+        raise DataError("load_training: the model has no parameters yet. Call it on an example.")
+    kind = type(optimizer).__name__
+    if training["optimizer"] != kind:
+        raise CheckpointError(
+            f"{os.fspath(path)} is of a training with {training['optimizer']}, this model is "
+            f"compiled with {kind}. Compile it with the same optimizer to go on."
+        )
+    saved, here = texts["architecture"], _architecture(model)
+    if saved and here and saved != here:
+        raise CheckpointError(
+            f"{os.fspath(path)} is of another network. In the file: {saved}; here: {here}. Build "
+            f"the model as it was."
+        )
+
+
+def _architecture(model: Module) -> str:
+    """Return a network's description; empty for a user's own module, which code builds again."""
+    from nnx.nn import to_config
+
+    try:
+        return json.dumps(to_config(model))
+    except CheckpointError:
+        return ""
 
 
 # Named arrays in a file
@@ -62,7 +213,8 @@ def _packed(arrays: Arrays, metadata: Mapping[str, str]) -> tuple[bytes, list[me
     import numpy as np
 
     entries: dict[str, Any] = {"__metadata__": {"sha256": _BLANK, **metadata}}
-    blocks, start = [], 0
+    blocks: list[memoryview] = []
+    start = 0
     # Widest first, by name: every array then lies aligned to its own type.
     for name, given in sorted(arrays.items(), key=lambda kv: (-kv[1].dtype.itemsize, kv[0])):
         kind = _TYPES.get(given.dtype.name)
@@ -72,7 +224,7 @@ def _packed(arrays: Arrays, metadata: Mapping[str, str]) -> tuple[bytes, list[me
                 f"cannot hold. Convert it first: astype('float32')."
             )
         # Bytes of a strided array would be read in the wrong order, and silently.
-        array = np.ascontiguousarray(given, given.dtype.newbyteorder("<"))
+        array: Any = np.ascontiguousarray(given, given.dtype.newbyteorder("<"))
         stop = start + array.nbytes
         entries[name] = {"dtype": kind, "shape": list(given.shape), "data_offsets": [start, stop]}
         blocks.append(memoryview(array.reshape(-1).view(np.uint8)))
@@ -82,7 +234,7 @@ def _packed(arrays: Arrays, metadata: Mapping[str, str]) -> tuple[bytes, list[me
     return len(text).to_bytes(8, "little") + text, blocks
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def read_tensors(path: Path) -> tuple[dict[str, Any], Texts]:
     """Return the arrays and texts that `write_tensors` wrote, after checking every byte.
 
     Raises: CheckpointError for a file that is missing, cut off, damaged, or not of nnx.

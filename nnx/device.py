@@ -262,7 +262,8 @@ def _open(name: str) -> Device:
 
     base, _, rest = name.partition(":")
     if base == backends.ARRAY_API:
-        base, rest = name, ""
+        base, _, index_text = name.rpartition(":")
+        base, rest = (base, index_text) if index_text.isdigit() else (name, "")
     backend = backends.load(base)
     if rest and not rest.isdigit():
         raise DeviceError(f"{rest!r} in {name!r} is not a device index. Write {base}:0, {base}:1.")

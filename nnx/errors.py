@@ -5,7 +5,6 @@ Every message says what was given, what is allowed, where, and what to do next.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -55,6 +54,8 @@ def did_you_mean(given: object, allowed: Iterable[str]) -> str:
     >>> did_you_mean("nunpy", ["numpy", "numba"])
     "Did you mean 'numpy'? Allowed: numba, numpy."
     """
+    import difflib
+
     words = sorted(allowed)
     near = difflib.get_close_matches(str(given), words, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}? " if near else ""

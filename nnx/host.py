@@ -11,7 +11,7 @@ from nnx.errors import DataError, DTypeError
 def to_host(obj: Any, what: str = "asarray") -> Any:
     """Return a NumPy array in native byte order, without writing or copying the caller's data.
 
-    Python floats become float32 and Python ints int64; arrays keep their type.
+    Python floats come as float64, in which they are exact, and ints as int64; see `is_python`.
     Raises: DataError for ragged or object data, DTypeError for text, complex and other types.
     """
     import numpy as np
@@ -37,8 +37,6 @@ def to_host(obj: Any, what: str = "asarray") -> Any:
             )
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    if isinstance(obj, list | tuple | float) and array.dtype == np.float64 and not _holds(np, obj):
-        array = array.astype(np.float32)
     return array
 
 
@@ -51,11 +49,13 @@ def _from_library(np: Any, obj: Any) -> Any:
         return np.asarray(obj)
 
 
-def _holds(np: Any, obj: Any) -> bool:
-    """Return whether a nested list holds an array of its own type, whose type then counts."""
+def is_python(obj: Any) -> bool:
+    """Return whether data is a Python number or nested lists of them, and no array's own type."""
+    import numpy as np
+
     while isinstance(obj, list | tuple) and obj:
         obj = obj[0]
-    return isinstance(obj, np.ndarray | np.generic)
+    return isinstance(obj, list | tuple | float | int) and not isinstance(obj, np.generic)
 
 
 def _first(array: Any) -> Any:

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from nnx import dtypes, shapes
+from nnx import creation, dtypes, shapes
 from nnx.autodiff import no_grad
 from nnx.errors import DataError, ShapeError, did_you_mean
 from nnx.ops import elementwise, layout, reduce
@@ -121,7 +121,7 @@ def top_k_accuracy(predictions: Any, targets: Any, k: int = 5) -> State:
         targets = reduce.argmax(targets, axis=-1)
     place = layout.expand_dims(targets.astype(dtypes.int64), axis=-1)
     own = layout.take_along_axis(predictions, place, axis=-1)
-    classes = asarray(list(range(n_classes)), device=predictions.device)
+    classes: Any = creation.arange(n_classes, device=predictions.device)
     # A NaN is never below: it counts as ahead, so that no row with one is right by accident.
     behind = (predictions < own) | ((predictions == own) & (classes >= place))
     ahead = reduce.sum(elementwise.logical_not(behind), axis=-1)
@@ -279,11 +279,10 @@ class Tally:
         self._device = predictions.device
 
     def _measure(self, device: Any) -> None:
-        xp = device.namespace
-        columns = zip(*self._parts, strict=True)
+        concat = device.kernels["concat"]
         joined = [
-            Tensor(parts[0] if len(parts) == 1 else xp.concat(list(parts)), device)
-            for parts in columns
+            Tensor(column[0] if len(column) == 1 else concat(*column, axis=0), device)
+            for column in zip(*self._parts, strict=True)
         ]
         self._parts, self._rows, self._elements = [], 0, 0
         for i, metric in enumerate(self._metrics):

@@ -9,8 +9,9 @@ derivatives, symbols for the compilers.
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nnx import dtypes
@@ -26,6 +27,8 @@ Attrs = dict[str, Any]
 
 KINDS = ("elementwise", "reduce", "contract", "layout", "random")
 DTYPE_RULES = ("same", "float", "bool", "index", "sum", "attr")
+
+_ALL = range(sys.maxsize)  # positions of the inputs where their number is open
 
 OPS: dict[str, Op] = {}
 """Every op by name: the table."""
@@ -70,7 +73,8 @@ class Op:
         n_inputs = self.n_inputs or 0
         self.input_names = names[:n_inputs]
         self.attr_names = names[n_inputs:]
-        self.values = tuple(range(n_inputs)) if values is None else values
+        every = range(n_inputs) if self.n_inputs is not None else _ALL
+        self.values: Sequence[int] = every if values is None else values
         # Only here may a Python number stand for an array; elsewhere it becomes one.
         self.weak = kind == "elementwise"
         # One input of any type needs no common type; `apply` then skips looking for one.
@@ -88,8 +92,7 @@ class Op:
         if self.dtype == "attr":
             named = attrs.get("dtype")
             return dtypes.float32 if named is None else dtypes.as_dtype(named)
-        positions = self.values if self.n_inputs is not None else range(len(inputs))
-        values = [inputs[i] for i in positions if i < len(inputs) and inputs[i] is not None]
+        values = [x for i, x in enumerate(inputs) if i in self.values and x is not None]
         common = dtypes.result_dtype(
             [v for v in values if isinstance(v, DType)],
             [v for v in values if isinstance(v, bool | int | float)],
@@ -177,6 +180,9 @@ def _bind(entry: Op, inputs: tuple[Any, ...], attrs: Attrs) -> tuple[tuple[Any, 
     if unknown:
         allowed = ", ".join(entry.input_names + entry.attr_names)
         raise TypeError(f"{entry.name}() has no argument {unknown[0]!r}; it takes {allowed}")
+    if entry.dtype == "attr" and attrs.get("dtype") is not None:
+        # A name, such as "int64", means nothing to most libraries.
+        attrs["dtype"] = dtypes.as_dtype(attrs["dtype"])
     return inputs, attrs
 
 
@@ -197,9 +203,13 @@ def _by_name(entry: Op, inputs: tuple[Any, ...], attrs: Attrs) -> tuple[tuple[An
 
 
 class Node:
-    """A record on the tape: the op, what went in, what came out."""
+    """A record on the tape: the op, what went in, what came out.
 
-    __slots__ = ("arrays", "attrs", "device", "inputs", "op", "out", "sequence", "version")
+    ``tracked`` are the positions of the inputs that gradients flow to; ``version`` is the sum of the
+    inputs' versions, which every write raises.
+    """
+
+    __slots__ = ("arrays", "attrs", "device", "inputs", "op", "out", "sequence", "tracked", "version")
 
     def __init__(
         self,
@@ -210,6 +220,7 @@ class Node:
         out: Any,
         device: Device,
         version: int,
+        tracked: list[int],
     ) -> None:
         self.op = op
         self.inputs = inputs
@@ -218,6 +229,7 @@ class Node:
         self.out = out
         self.device = device
         self.version = version
+        self.tracked = tracked
         self.sequence = _next_sequence()
 
     def __repr__(self) -> str:
@@ -252,9 +264,9 @@ def apply(op: Op, inputs: tuple[Any, ...], attrs: Attrs) -> Tensor:
     library refuses, in the words of the op's shape rule.
     """
     device: Device | None = None
-    tracked = False
     version = 0
-    arrays = []
+    arrays: list[Any] = []
+    tracked: list[int] = []
     for x in inputs:
         if isinstance(x, _tensor_class):
             if x.device is not device:
@@ -262,7 +274,7 @@ def apply(op: Op, inputs: tuple[Any, ...], attrs: Attrs) -> Tensor:
                     _raise_mixed(op, inputs)
                 device = x.device
             if x.requires_grad:
-                tracked = True
+                tracked.append(len(arrays))
             version += x.version
             arrays.append(x.array)
         elif x is None or (type(x) in _PLAIN and op.weak):
@@ -280,7 +292,7 @@ def apply(op: Op, inputs: tuple[Any, ...], attrs: Attrs) -> Tensor:
     result = _tensor_class(out, device)
     if tracked and op.vjp is not None and recording.on:
         result.requires_grad = True
-        result.node = Node(op, inputs, arrays, attrs, out, device, version)
+        result.node = Node(op, inputs, arrays, attrs, out, device, version, tracked)
     return result
 
 
@@ -332,13 +344,13 @@ def _unify(op: Op, device: Device, arrays: list[Any]) -> list[Any]:
 
 
 def _convert(op: Op, device: Device, arrays: list[Any]) -> list[Any]:
-    positions = [i for i in op.values if i < len(arrays) and arrays[i] is not None]
+    positions = [i for i, x in enumerate(arrays) if i in op.values and x is not None]
     scalars = [arrays[i] for i in positions if isinstance(arrays[i], float | int)]
     held = [device.dtype_of(arrays[i]) for i in positions if hasattr(arrays[i], "dtype")]
     common = dtypes.result_dtype(held, scalars)
     if op.dtype == "float" and not common.is_floating:
         common = dtypes.float32
-    native = device.native(common)
+    native = device.native(device.nearest(common))
     result = list(arrays)
     for i in positions:
         if hasattr(arrays[i], "dtype"):
@@ -369,6 +381,8 @@ def _raise_mixed(op: Op, inputs: tuple[Any, ...]) -> NoReturn:
 
 def _explain(op: Op, inputs: tuple[Any, ...], attrs: Attrs, error: Exception) -> NoReturn:
     """Raise what stopped an op as an nnx error: by its shape rule if that refuses too."""
+    if isinstance(error, ShapeError) and not str(error).startswith(op.name):
+        raise ShapeError(f"{op.name}: {error}") from None
     if isinstance(error, NnxError):
         raise error
     shapes = [
@@ -380,7 +394,7 @@ def _explain(op: Op, inputs: tuple[Any, ...], attrs: Attrs, error: Exception) ->
         raise ShapeError(f"{op.name}: {reason}") from None
     except TypeError:
         pass  # the rule cannot say more about what has no shape
-    if isinstance(error, TypeError | OverflowError):
+    if isinstance(error, TypeError | OverflowError | NotImplementedError):
         listed = ", ".join(
             f"{x.dtype} {x.shape}" if isinstance(x, _tensor_class) else repr(x) for x in inputs
         )

@@ -115,12 +115,22 @@ def reduce_nonempty(
     return result
 
 
-def along_axes(
-    shape: Shape, shift: Any = None, axis: int | Sequence[int] | None = -1, **_: Any
-) -> Shape:
+def along_axes(shape: Shape, axis: int | Sequence[int] | None = -1) -> Shape:
     """Return the shape unchanged after checking that the axes exist."""
     normalize_axes(axis, len(shape))
     return shape
+
+
+def flip(shape: Shape, axis: int | Sequence[int] | None = None) -> Shape:
+    """Return the shape of an array in reverse: its own."""
+    return along_axes(shape, axis)
+
+
+def roll(
+    shape: Shape, shift: int | Sequence[int], axis: int | Sequence[int] | None = None
+) -> Shape:
+    """Return the shape of an array moved on by ``shift``: its own."""
+    return along_axes(shape, axis)
 
 
 def cumulative(

@@ -9,7 +9,7 @@ from nnx import dtypes, ops, shapes
 from nnx.device import Device, default_device, device
 from nnx.dtypes import DType
 from nnx.errors import DataError, DeviceError, DTypeError, GradientError, ShapeError
-from nnx.host import to_host
+from nnx.host import is_python, to_host
 from nnx.op import Node, bind_tensor, recording
 from nnx.ops import contract, elementwise, layout
 from nnx.shapes import Shape
@@ -191,10 +191,11 @@ class Tensor:
         return [index]
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        if self.requires_grad and recording.on:
+        if recording.on and (self.requires_grad or getattr(value, "requires_grad", False)):
             raise GradientError(
-                "A tensor that gradients go through cannot be written in place. Use "
-                "nnx.where(mask, value, x), or write inside `with nnx.no_grad():`."
+                "A tensor that gradients go through cannot be written in place, nor into another. "
+                "Use nnx.where(mask, value, x) or nnx.stack(values), or write inside "
+                "`with nnx.no_grad():`."
             )
         if isinstance(value, Tensor) and value.device is not self.device:
             raise DeviceError(
@@ -404,7 +405,9 @@ def asarray(
     host = to_host(obj)
     if wanted is None:
         # Only a type that was named must be had; JAX without its 64-bit mode narrows the rest.
-        wanted = where.nearest(dtypes.as_dtype(host.dtype))
+        given = dtypes.as_dtype(host.dtype)
+        weak = given is dtypes.float64 and is_python(obj)
+        wanted = dtypes.float32 if weak else where.nearest(given)
     if wanted.is_floating is False and host.dtype.kind == "f" and wanted.kind != "bool":
         _check_whole(host, wanted)
     native = where.native(wanted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,13 +28,10 @@ EvaluationData = Annotated[
 ]
 
 
-def _option(name: str, metavar: str, text: str, default: str) -> typer.models.OptionInfo:
+def _option(name: str, metavar: str, text: str, default: str) -> Any:
     """Return an option whose absence stays visible: --resume takes those from the run."""
     default_text = f"  [default: {default}]" if default else ""
-    option: typer.models.OptionInfo = typer.Option(
-        name, metavar=metavar, show_default=False, help=text + default_text
-    )
-    return option
+    return typer.Option(name, metavar=metavar, show_default=False, help=text + default_text)
 
 
 def devices(as_json: Json = False, debug: Debug = False) -> None:
@@ -62,9 +59,7 @@ def train(
         str | None,
         _option("--loss", "NAME", "What to minimise.", "cross_entropy for classes, else mse"),
     ] = None,
-    optimizer: Annotated[
-        str | None, _option("--optimizer", "NAME", "How to step.", "adam")
-    ] = None,
+    optimizer: Annotated[str | None, _option("--optimizer", "NAME", "How to step.", "adam")] = None,
     lr: Annotated[float | None, _option("--lr", "NUMBER", "Learning rate.", "0.001")] = None,
     batch_size: Annotated[
         int | None, _option("--batch-size", "ROWS", "Rows in one step.", "32")
@@ -111,12 +106,15 @@ def train(
         "batch_size": batch_size, "epochs": epochs, "validation_split": validation_split,
         "seed": seed,
     }  # fmt: skip
-    run(data, target, options, device=device, out=out, resume=resume, as_json=as_json)
+    run(data, target, options, named=device, out=out, resume=resume, as_json=as_json)
 
 
 def evaluate(
     run: Run,
     data: EvaluationData = None,
+    target: Annotated[
+        str | None, _option("--target", "COLUMN", "The known column of a .csv.", "as in training")
+    ] = None,
     device: DeviceName = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -130,7 +128,7 @@ def evaluate(
     """
     from nnx.cli.inference import evaluate as run_evaluation
 
-    run_evaluation(run, data, device=device, as_json=as_json)
+    run_evaluation(run, data, target, device=device, as_json=as_json)
 
 
 def predict(

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnx.cli.inputs import read_features, read_input
-from nnx.cli.options import UsageError, Where, choose_device
+from nnx.cli.options import Where, choose_device
 from nnx.cli.output import Figure, note, on_terminal, print_figures, print_json, print_rows
-from nnx.cli.run import MODEL, Config, read_config
-from nnx.cli.sources import encode, hold_out, read_source
+from nnx.cli.run import CHECKPOINT, MODEL, Config, read_config
+from nnx.cli.sources import encode, read_source, split_rows
 from nnx.errors import ShapeError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def evaluate(
     config = read_config(folder)
     where = choose_device(device, measure=False)
     rows, y, what = _test_rows(config, data or config.data, target or config.target)
-    model = load_model(folder, config, where)
+    model = load_model(folder, where)
     figures = [
         Figure("data", data or config.data, "data", f"{data or config.data}, {what}"),
         Figure("rows", len(rows), config.unit, f"{len(rows):,}"),
@@ -42,16 +42,16 @@ def evaluate(
 def _test_rows(config: Config, data: str, target: str | None) -> tuple[Array, Array, str]:
     """Return rows that training has not seen, their targets, and which rows they are."""
     source = read_source(data, target if data.lower().endswith(".csv") else None)
-    whole = source
     what = "its test part" if source.x_test is not None else "all rows"
-    if source.digest() == config.data_sha256:
-        source = hold_out(source, config.seed)
-        if whole.x_test is None:
-            what = "the rows kept for the test"
+    x, y = source.x, source.y
+    if source.x_test is not None and source.y_test is not None:
+        x, y = source.x_test, source.y_test
+    elif source.digest() == config.data_sha256:
+        what = "the rows kept for the test"
+        _, kept = split_rows(len(x), config.seed)
+        x, y = x[kept], y[kept]
     elif source.kind == "csv" and config.features:
-        source.x[...] = read_features(data, config)
-    x, y = (source.x, source.y) if source.x_test is None else (source.x_test, source.y_test)
-    assert y is not None
+        x = read_features(data, config, source.target)
     if x.shape[1] != config.n_features:
         raise ShapeError(
             f"{data} has rows of {x.shape[1]} numbers, the network takes {config.n_features}. It "
@@ -73,16 +73,14 @@ def targets(config: Config, y: Array, words: tuple[str, ...]) -> Array:
     return index.astype(np.float32)[:, np.newaxis]
 
 
-def load_model(folder: Path, config: Config, where: Where) -> Module:
+def load_model(folder: Path, where: Where) -> Module:
     """Return the network of a run on a device."""
     from nnx import device, nn
 
     path = folder / MODEL
-    if not path.exists():
-        raise UsageError(
-            f"{folder} holds no model: its training was cut off. Go on with it: nnx train "
-            f"{config.data} --out {folder} --resume."
-        )
+    if not path.exists() and (folder / CHECKPOINT).exists():
+        path = folder / CHECKPOINT
+        note(f"{folder} was cut off before its end: taken is its {CHECKPOINT}.")
     with device(where.name):
         return nn.load(path)
 
@@ -141,9 +139,10 @@ def predict(run: str, path: str, *, device: str | None, as_json: bool) -> None:
     config = read_config(folder)
     where = choose_device(device, measure=False)
     rows = read_input(path, config)
-    model = load_model(folder, config, where)
+    model = load_model(folder, where)
     found = outputs(model, config, config.standardise(rows))
-    note(f"{path}: {len(found):,} of {config.unit}, {folder}, on {where.name} ({where.reason}).")
+    unit = config.unit if len(found) != 1 else config.unit.removesuffix("s")
+    note(f"{path}: {len(found):,} {unit}, read on {where.name} ({where.reason}).")
     if not config.classes:
         _print_values([_short(value) for value in found[:, 0]], config, as_json=as_json)
     else:
@@ -159,9 +158,7 @@ def _print_values(values: list[float], config: Config, *, as_json: bool) -> None
 
 def _print_classes(shares: Array, config: Config, *, as_json: bool) -> None:
     best = [config.classes[index] for index in shares.argmax(axis=1)]
-    named = [
-        dict(zip(config.classes, map(_short, row), strict=True)) for row in shares.tolist()
-    ]
+    named = [dict(zip(config.classes, map(_short, row), strict=True)) for row in shares.tolist()]
     if as_json:
         print_json(
             [{"class": name, "probabilities": row} for name, row in zip(best, named, strict=True)]

@@ -33,7 +33,7 @@ def read_input(path: str, config: Config) -> Array:
         raise UsageError(f"{path} is of no known kind. Give a .png, .csv, .npy or .npz file.")
     must_exist(path)
     if suffix == ".csv":
-        return read_features(path, config)
+        return read_features(path, config, config.target)
     if suffix == ".npz":
         return _fitted(_only_x(path), path, config)
     if suffix == ".npy":
@@ -41,12 +41,12 @@ def read_input(path: str, config: Config) -> Array:
     return _image(path, config)
 
 
-def read_features(path: str, config: Config) -> Array:
+def read_features(path: str, config: Config, target: str | None) -> Array:
     """Return the columns of a .csv that a run was trained on, found by name, in its order."""
     from nnx.data import read_csv
 
     header = csv_header(path)
-    table = read_csv(path, config.target if config.target in header else None)
+    table = read_csv(path, target if target in header else None)
     if not config.features:
         return _fitted(table.x, path, config)
     missing = [name for name in config.features if name not in table.features]
@@ -128,7 +128,7 @@ def _grey(path: str) -> Array:
     Shapes: (H, W). Dtype: float32.
     """
     try:
-        from PIL import Image
+        from PIL import Image  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         raise DataError(
             "Images are read with Pillow, which is not installed: "

@@ -34,9 +34,10 @@ class Where(NamedTuple):
     reason: str
 
 
-def choose_device(named: str | None) -> Where:
+def choose_device(named: str | None, *, measure: bool) -> Where:
     """Return the device that --device, NNX_DEVICE, or the default means.
 
+    Without `measure`, for a single pass over the data, auto is cpu.
     Raises: UsageError for a name that no device has; nnx.DeviceError for one that cannot be used.
     """
     from nnx.backends import ALIASES, ARRAY_API, names
@@ -51,8 +52,10 @@ def choose_device(named: str | None) -> Where:
     if base not in known and not (base == ARRAY_API and colon):
         hint = did_you_mean(name, [*known, f"{ARRAY_API}:<namespace>"])
         raise UsageError(f"There is no device {name!r} ({source}). {hint}")
-    if name == "auto":
+    if name == "auto" and measure:
         return Where(name, source)
+    if name == "auto":
+        name, source = "cpu", "auto, which only training measures,"
     found = device(name)
     if name == "cpu":
         imports = "imports" if found.name == "numba" else "is not installed"

@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 
 
 class Figure(NamedTuple):
-    """One result: its key and value for programs, its label and text for people."""
+    """One result: its key and value for programs, its label and text for people.
+
+    One without a label is told to programs alone.
+    """
 
     key: str
     value: Any
@@ -38,7 +41,7 @@ def print_figures(figures: Sequence[Figure], *, as_json: bool, title: str = "") 
     if as_json:
         print_json({figure.key: figure.value for figure in figures})
     elif on_terminal():
-        _print_rich(None, [(figure.label, figure.text) for figure in figures], title)
+        _print_rich(None, [(label, text) for _, _, label, text in figures if label], title)
     else:
         _print_tabs((figure.key, figure.value) for figure in figures)
 
@@ -55,7 +58,7 @@ def cell_text(value: Any) -> str:
     """Return a cell for people: numbers short, absence empty."""
     if value is None:
         return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:,.6g}" if isinstance(value, float) else str(value)
 
 
 def bytes_text(size_bytes: int | None) -> str:
@@ -67,7 +70,7 @@ def bytes_text(size_bytes: int | None) -> str:
     if size_bytes is None:
         return ""
     size, unit = float(size_bytes), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):  # noqa: B007 (the unit reached is used)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if size < 1024 or unit == "TiB":
             break
         size /= 1024
@@ -108,9 +111,7 @@ def _exact(cell: Any) -> str:
     return "" if cell is None else str(cell)
 
 
-def _print_rich(
-    columns: Sequence[str] | None, rows: Sequence[Sequence[Any]], title: str
-) -> None:
+def _print_rich(columns: Sequence[str] | None, rows: Sequence[Sequence[Any]], title: str) -> None:
     from rich.box import ROUNDED
     from rich.console import Console
     from rich.table import Table

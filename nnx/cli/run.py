@@ -72,7 +72,8 @@ class Config:
         if not self.x_mean:
             return rows
         scaled = (rows.astype(np.float64) - np.array(self.x_mean)) / np.array(self.x_scale)
-        return scaled.astype(np.float32)
+        result: NDArray[Any] = scaled.astype(np.float32)
+        return result
 
 
 def write_config(folder: Path, config: Config) -> None:
@@ -110,9 +111,13 @@ def _checked(found: dict[str, Any], path: Path) -> Config:
     for name, kind in fields.items():
         if not _is_of_kind(found[name], kind):
             raise CheckpointError(f"{path} is damaged: {name} is {found[name]!r}, not {kind}.")
-    return Config(**{
+    values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in found.items()
-    })  # fmt: skip
+    }
+    config = Config(**values)
+    if {len(config.x_mean), len(config.x_scale)} not in ({0}, {config.n_features}):
+        raise CheckpointError(f"{path} is damaged: x_mean and x_scale do not fit sample_shape.")
+    return config
 
 
 def _is_of_kind(value: Any, kind: str) -> bool:
@@ -122,8 +127,8 @@ def _is_of_kind(value: Any, kind: str) -> bool:
         return isinstance(value, list) and all(_is_of_kind(item, element) for item in value)
     if value is None:
         return kind.endswith("| None")
-    allowed = {"str": str, "int": int, "float": (int, float)}[kind.removesuffix(" | None")]
-    return isinstance(value, allowed) and not isinstance(value, bool)
+    kind = kind.removesuffix(" | None")
+    return type(value).__name__ == kind or (kind == "float" and type(value) is int)
 
 
 def _runs_beside(folder: Path) -> str:
@@ -136,29 +141,35 @@ def _runs_beside(folder: Path) -> str:
     return f"Runs beside it: {names}." if runs else "Make one with `nnx train`."
 
 
-def make_room(folder: Path) -> str:
-    """Prepare a directory for a new run; return what was replaced, if anything.
+def check_room(folder: Path) -> None:
+    """Check that a directory holds nothing, or an earlier run.
 
-    Only the five files of an earlier run are removed. Raises: UsageError, before anything is
-    touched, where the directory is something else or holds a run that can go on.
+    Raises: UsageError where it is something else, or has another's file under a name of a run.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is a file. Name a directory.")
     present = [name for name in FILES if (folder / name).exists()]
-    if present and CONFIG not in present:
-        raise UsageError(f"--out {folder} holds a {present[0]} that is of no run. Name another.")
-    if present:
-        config = read_config(folder)
-        done = epochs_in(folder)
-        if 0 < done < config.epochs:
-            raise UsageError(
-                f"{folder} holds a run stopped after {done} of {config.epochs} epochs. Add "
-                f"--resume to go on; to start anew remove it, or name another --out."
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in present:
-        (folder / name).unlink()
-    return f"replaces the earlier run in {folder}" if present else ""
+    if not present:
+        return
+    if CONFIG not in present:
+        raise UsageError(
+            f"--out {folder} holds a {present[0]} that is of no run. Name another directory."
+        )
+    try:
+        read_config(folder)
+    except (UsageError, CheckpointError):
+        raise UsageError(
+            f"--out {folder} holds a {CONFIG} that is damaged or not of nnx train. Remove it, or "
+            f"name another directory."
+        ) from None
+
+
+def clear(folder: Path) -> bool:
+    """Remove an earlier run's files from a directory, and no others; return whether there were."""
+    present = [folder / name for name in FILES if (folder / name).exists()]
+    for path in present:
+        path.unlink()
+    return bool(present)
 
 
 def epochs_in(folder: Path) -> int:
@@ -195,8 +206,10 @@ def write_curves(folder: Path, history: dict[str, Sequence[float]]) -> bool:
     import io
 
     try:
-        import matplotlib
-        from matplotlib.figure import Figure
+        import matplotlib  # type: ignore[import-not-found, unused-ignore]
+        from matplotlib.figure import (  # type: ignore[import-not-found, unused-ignore]
+            Figure,
+        )
     except ImportError:
         return False
     measures = [name for name in history if not name.startswith("val_")]

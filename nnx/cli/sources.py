@@ -35,6 +35,7 @@ class Source:
     classes: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     sample_shape: tuple[int, ...] = ()
+    target: str | None = None
 
     @property
     def unit(self) -> str:
@@ -96,7 +97,7 @@ def _csv(path: str, target: str | None) -> Source:
     table = read_csv(path, target)
     assert table.y is not None
     return Source("csv", Path(path).stem, table.x, table.y, None, None, table.classes,
-                  table.features, table.x.shape[1:])  # fmt: skip
+                  table.features, table.x.shape[1:], target)  # fmt: skip
 
 
 def csv_header(path: str) -> tuple[str, ...]:
@@ -136,9 +137,7 @@ def _npz(path: str) -> Source:
         return source
     x_test, y_test = _checked(arrays["x_test"], arrays["y_test"], path, "x_test", "y_test")
     if x_test.shape[1] != x.shape[1]:
-        raise DataError(
-            f"{path}: x has rows of {x.shape[1]} numbers, x_test of {x_test.shape[1]}."
-        )
+        raise DataError(f"{path}: x has rows of {x.shape[1]} numbers, x_test of {x_test.shape[1]}.")
     return replace(source, x_test=x_test, y_test=y_test)
 
 
@@ -157,7 +156,9 @@ def _checked(x: Array, y: Array, path: str, x_name: str, y_name: str) -> tuple[A
     if not np.isfinite(y).all():
         row = int(np.flatnonzero(~np.isfinite(y))[0])
         raise DataError(f"{path}: {y_name}[{row}] is {y[row]}. Leave the row out.")
-    return as_rows(x, f"{path}: {x_name}"), y.astype(np.float32 if y.dtype.kind == "f" else np.int64)
+    return as_rows(x, f"{path}: {x_name}"), y.astype(
+        np.float32 if y.dtype.kind == "f" else np.int64
+    )
 
 
 def as_rows(x: Array, what: str) -> Array:
@@ -222,7 +223,7 @@ def encode(y: Array, words: tuple[str, ...], classes: tuple[str, ...]) -> Array:
     if words == classes:
         return y.astype(np.int64)
     found, where = np.unique(y, return_inverse=True)
-    names = [words[int(number)] if words else f"{number:g}" for number in found.tolist()]
+    names = [str(int(number)) if words else f"{number:g}" for number in found.tolist()]
     for name in names:
         if name not in classes:
             raise DataError(f"The target has the class {name!r}. {did_you_mean(name, classes)}")
@@ -231,7 +232,10 @@ def encode(y: Array, words: tuple[str, ...], classes: tuple[str, ...]) -> Array:
 
 
 def split_rows(n_rows: int, seed: int) -> tuple[Array, Array]:
-    """Return the rows to train on and the fifth of them kept for the test, each ascending."""
+    """Return the rows to train on, in a drawn order, and the fifth of them kept for the test.
+
+    The order matters where the last of them become the validation part.
+    """
     from nnx.random import Generator
 
     if n_rows < 5:
@@ -239,7 +243,7 @@ def split_rows(n_rows: int, seed: int) -> tuple[Array, Array]:
     # A stream of its own, so that no other draw of the seed moves the split.
     order = Generator(seed).fork(1).host_permutation(n_rows)
     n_test = n_rows // 5
-    return np.sort(order[n_test:]), np.sort(order[:n_test])
+    return order[n_test:], np.sort(order[:n_test])
 
 
 def hold_out(source: Source, seed: int) -> Source:

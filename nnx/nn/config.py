@@ -28,6 +28,10 @@ def to_config(module: Module) -> dict[str, Any]:
 
     An initialiser that is a function of the user's is left out, as only a new network needs it.
     Raises: CheckpointError for a module or an activation that has no name in the closed tables.
+
+    >>> from nnx import nn
+    >>> to_config(nn.Sequential(nn.Flatten(), nn.Dropout(0.5)))["layers"]
+    [{'kind': 'Flatten'}, {'kind': 'Dropout', 'rate': 0.5}]
     """
     kind = type(module).__name__
     if KINDS.get(kind) is not type(module):
@@ -68,7 +72,7 @@ def from_config(config: Mapping[str, Any], weights: Mapping[str, Any] | None = N
         model.load_state_dict(weights)
     except CheckpointError:
         raise
-    except (NnxError, TypeError, MemoryError, OverflowError) as error:
+    except (NnxError, TypeError, ValueError, MemoryError, OverflowError) as error:
         raise CheckpointError(f"This architecture cannot be built: {error}") from error
     return model
 

@@ -65,7 +65,7 @@ def he_uniform(shape: Shape, generator: Generator) -> Array:
 
 
 def he_normal(shape: Shape, generator: Generator) -> Array:
-    """Normal of variance 2 / fan_in, for ReLU. Source: He et al. 2015 (arXiv 1502.01852), eq. 10."""
+    """Normal of variance 2 / fan_in, for ReLU. Source: He et al. 2015, eq. 10."""
     return generator.host_normal(0.0, math.sqrt(2.0 / fans(shape)[0]), shape)
 
 

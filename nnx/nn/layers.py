@@ -83,7 +83,6 @@ class FeatureLayer(Layer):
 
     def build(self, x: Tensor) -> None:
         """Make the parameters for the features of x, on its device."""
-        _check_floating(self, x)
         if not x.ndim:
             raise ShapeError(f"{self._label()} takes rows of features, got a single number.")
         self.make(x.shape[-1], self._target or x.device)
@@ -103,6 +102,10 @@ class Dense(FeatureLayer):
     ``in_features`` makes the parameters at once; without it the first x tells I, and the weights
     are made on its device. They are drawn on the host: a seed gives the same bits everywhere.
     Raises: ShapeError for another number of features, DTypeError for integers.
+
+    >>> layer = Dense(2, "relu", in_features=3, kernel_init="ones", bias_init=-4.0)
+    >>> layer([[1.0, 2.0, 3.0], [0.0, 0.0, 1.0]]).tolist()
+    [[2.0, 2.0], [0.0, 0.0]]
     """
 
     settings = ("units", "activation", "use_bias", "in_features", "kernel_init", "bias_init")
@@ -196,7 +199,13 @@ class Flatten(Layer):
 
 
 class Reshape(Layer):
-    """Each example in another shape. Shapes: x (B, ...) -> (B, *shape); one size may be -1."""
+    """Each example in another shape; one size may be -1, and is worked out.
+
+    Shapes: x (B, ...) -> (B, *shape)
+
+    >>> Reshape(2, -1)([[1.0, 2.0, 3.0, 4.0]]).tolist()
+    [[[1.0, 2.0], [3.0, 4.0]]]
+    """
 
     settings = ("shape",)
 
@@ -208,7 +217,7 @@ class Reshape(Layer):
         self.shape = tuple(n if n == -1 else _whole("Reshape", "a size", n) for n in shape)
 
     def forward(self, x: Tensor) -> Any:
-        """Return x with its examples reshaped. Raises: ShapeError for another number of elements."""
+        """Return x with its examples reshaped. Raises: ShapeError where they do not fit."""
         n, known = math.prod(x.shape[1:]), math.prod(n for n in self.shape if n != -1)
         if not x.ndim or (n % known if -1 in self.shape else n != known):
             raise ShapeError(
@@ -232,7 +241,7 @@ class LayerNorm(FeatureLayer):
     def __init__(self, in_features: int | None = None, *, eps: float = 1e-5) -> None:
         if not (isinstance(eps, numbers.Real) and 0 <= eps < math.inf):
             raise DataError(f"LayerNorm: eps is a finite number of 0 or more, got {eps!r}.")
-        self.eps = float(eps)
+        self.eps: float = float(eps)
         if in_features is not None:
             self.make(_whole("LayerNorm", "in_features", in_features))
 

@@ -38,7 +38,8 @@ class Module:
     Parameters are found where they are assigned, in that order: `Parameter` and `Module`
     attributes, and lists, tuples and dicts of them. Their keys are paths such as ``hidden.weight``.
     A layer that needs its input's size makes its parameters in ``build(*inputs)``, which runs once,
-    before the first ``forward``.
+    before the first ``forward``. The first call also tells every layer its path, so that messages
+    can name it; if it fails, the layers are as they were. Later calls do nothing but ``forward``.
 
     >>> class Twice(Module):
     ...     def forward(self, x):
@@ -253,7 +254,7 @@ class Module:
         if dtype is not None and not dtype.is_floating:
             raise DataError(f"Parameters have a floating type, not {dtype}. Try nnx.float64.")
         found = [part for _, part in self._walk("", set())]
-        tensors = [part for part in found if not isinstance(part, Module)]
+        tensors: list[Tensor] = [part for part in found if not isinstance(part, Module)]
         tensors += [part.grad for part in tensors if part.grad is not None]
         moved = [
             asarray(t.numpy(), dtype=dtype or t.dtype, device=where or t.device, copy=True)

@@ -90,7 +90,9 @@ def _from_end(x: Any, y: Any, axis: int) -> int:
 )
 def vecdot(xp: Any, x: Any, y: Any, /, axis: int = -1) -> Any:
     """The dot product along one axis of both: sum of x * y."""
-    return xp.sum(x * y, axis=_from_end(x, y, axis))
+    shapes.vecdot(tuple(x.shape), tuple(y.shape), axis)
+    product = x * y
+    return xp.narrow(xp.sum(product, axis=_from_end(x, y, axis)), product)
 
 
 def _free(ndim: int, axes: tuple[int, ...]) -> tuple[int, ...]:

@@ -250,15 +250,15 @@ def where(xp: Any, condition: Any, x: Any, y: Any, /) -> Any:
     "elementwise",
     vjp=(
         lambda xp, g, out, x, min=None, max=None: xp.where(_inside(xp, x, min, max), g, 0.0),
-        lambda xp, g, out, x, min=None, max=None: xp.where(x < min, g, 0.0),
-        lambda xp, g, out, x, min=None, max=None: xp.where(x > max, g, 0.0),
+        lambda xp, g, out, x, min=None, max=None: xp.where(_at_low(xp, x, min, max), g, 0.0),
+        lambda xp, g, out, x, min=None, max=None: xp.where(_at_high(xp, x, min, max), g, 0.0),
     ),
     shape=lambda *each: shapes.broadcast(*(s for s in each if s is not None)),
 )
 def clip(xp: Any, x: Any, min: Any = None, max: Any = None, /) -> Any:
     """x, but not below ``min`` and not above ``max``.
 
-    Gradient: 1 from min to max, both included, else 0.
+    Gradient: 1 from min to max, both included, else 0. Where min is above max, the result is max.
     """
     if min is not None:
         x = xp.maximum(x, min)
@@ -267,9 +267,21 @@ def clip(xp: Any, x: Any, min: Any = None, max: Any = None, /) -> Any:
 
 def _inside(xp: Any, x: Any, low: Any, high: Any) -> Any:
     """Return where x lies between the bounds; a NaN is inside, so that it stays visible."""
-    below = xp.not_equal(x, x) if low is None else xp.less(x, low)
-    above = xp.not_equal(x, x) if high is None else xp.greater(x, high)
+    below = xp.less(x, x) if low is None else xp.less(x, low)
+    above = xp.less(x, x) if high is None else xp.greater(x, high)
     return xp.logical_not(xp.logical_or(below, above))
+
+
+def _at_low(xp: Any, x: Any, low: Any, high: Any) -> Any:
+    """Return where the result is the lower bound."""
+    below = xp.less(x, low)
+    return below if high is None else xp.logical_and(below, xp.less_equal(low, high))
+
+
+def _at_high(xp: Any, x: Any, low: Any, high: Any) -> Any:
+    """Return where the result is the upper bound."""
+    above = xp.greater(x, high)
+    return above if low is None else xp.logical_or(above, xp.greater(low, high))
 
 
 # Activations

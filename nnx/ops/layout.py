@@ -84,8 +84,9 @@ broadcast_to = primitive(
 )
 
 
-def _span(axis: int, start: int, stop: int) -> tuple[slice, ...]:
-    return (*(slice(None),) * axis, slice(start, stop))
+def _span(axis: int, start: int, stop: int) -> tuple[Any, ...]:
+    """Return the key of a part along one axis; the standard asks for the dots."""
+    return (*(slice(None),) * axis, slice(start, stop), ...)
 
 
 def _concat_grads(xp: Any, g: Any, out: Any, *arrays: Any, axis: int | None = 0) -> list[Any]:
@@ -100,6 +101,7 @@ def _concat_grads(xp: Any, g: Any, out: Any, *arrays: Any, axis: int | None = 0)
 
 @op("layout", vjp=_concat_grads, shape=shapes.concat, linear=True)
 def _concat(xp: Any, *arrays: Any, axis: int | None = 0) -> Any:
+    """Arrays laid end to end along ``axis``."""
     if axis is None:
         arrays, axis = tuple(xp.reshape(x, (-1,)) for x in arrays), 0
     return xp.raw.concat(arrays, axis=axis)
@@ -107,6 +109,8 @@ def _concat(xp: Any, *arrays: Any, axis: int | None = 0) -> Any:
 
 def concat(arrays: Sequence[Any], /, *, axis: int | None = 0) -> Any:
     """Arrays laid end to end along ``axis``; flattened first if None."""
+    if len(arrays) == 0:
+        raise ShapeError("concat: takes one or more arrays, got none.")
     return _concat(*arrays, axis=axis)
 
 
@@ -124,6 +128,7 @@ def _stack_grads(xp: Any, g: Any, out: Any, *arrays: Any, axis: int = 0) -> list
 
 @op("layout", vjp=_stack_grads, shape=shapes.stack, linear=True)
 def _stack(xp: Any, *arrays: Any, axis: int = 0) -> Any:
+    """Arrays of one shape laid side by side along a new axis."""
     return xp.raw.stack(arrays, axis=axis)
 
 
@@ -150,7 +155,7 @@ def split(x: Any, sections: int | Sequence[int], /, *, axis: int = 0) -> list[An
 def unstack(x: Any, /, *, axis: int = 0) -> tuple[Any, ...]:
     """The entries along ``axis``, as a tuple."""
     axis = shapes.normalize_axis(axis, x.ndim)
-    return tuple(x[(*(slice(None),) * axis, i)] for i in range(x.shape[axis]))
+    return tuple(x[(*(slice(None),) * axis, i, ...)] for i in range(x.shape[axis]))
 
 
 def moveaxis(x: Any, source: int, destination: int, /) -> Any:
@@ -167,7 +172,7 @@ flip = primitive(
     lambda xp, x, /, axis=None: xp.flip(x, axis=axis),
     "The order reversed along ``axis``, along all if None.",
     vjp=(lambda xp, g, out, x, axis=None: xp.flip(g, axis=axis),),
-    shape=shapes.along_axes,
+    shape=shapes.flip,
     linear=True,
 )
 
@@ -182,7 +187,7 @@ roll = primitive(
     lambda xp, x, /, shift, axis=None: xp.roll(x, shift, axis=axis),
     "Elements moved on by ``shift``; those that fall off come back at the start.",
     vjp=(lambda xp, g, out, x, shift, axis=None: xp.roll(g, _negated(shift), axis=axis),),
-    shape=shapes.along_axes,
+    shape=shapes.roll,
     linear=True,
 )
 
@@ -197,15 +202,10 @@ def _tile_dx(xp: Any, g: Any, out: Any, x: Any, repetitions: Sequence[int]) -> A
     return xp.reshape(summed, x.shape)
 
 
-tile = primitive(
-    "tile",
-    "layout",
-    lambda xp, x, /, repetitions: xp.tile(x, repetitions),
-    "x laid out ``repetitions`` times along each axis.",
-    vjp=(_tile_dx,),
-    shape=shapes.tile,
-    linear=True,
-)
+@op("layout", vjp=(_tile_dx,), shape=shapes.tile, linear=True)
+def tile(xp: Any, x: Any, /, repetitions: Sequence[int]) -> Any:
+    """x laid out ``repetitions`` times along each axis."""
+    return xp.raw.tile(x, shapes.as_shape(repetitions))
 
 
 def _repeat_dx(
@@ -217,15 +217,10 @@ def _repeat_dx(
     return xp.reshape(xp.sum(apart, axis=at + 1), x.shape)
 
 
-repeat = primitive(
-    "repeat",
-    "layout",
-    lambda xp, x, /, repeats, axis=None: xp.repeat(x, repeats, axis=axis),
-    "Each element ``repeats`` times along ``axis``; flattened first if None.",
-    vjp=(_repeat_dx,),
-    shape=shapes.repeat,
-    linear=True,
-)
+@op("layout", vjp=(_repeat_dx,), shape=shapes.repeat, linear=True)
+def repeat(xp: Any, x: Any, /, repeats: int, axis: int | None = None) -> Any:
+    """Each element ``repeats`` times along ``axis``; flattened first if None."""
+    return xp.raw.repeat(x, repeats, axis=axis)
 
 
 def _pad_dx(xp: Any, g: Any, out: Any, x: Any, pad_width: Any, value: float = 0) -> Any:
@@ -249,15 +244,13 @@ def pad(xp: Any, x: Any, /, pad_width: Any, value: float = 0) -> Any:
 
 
 def _triangle(name: str, doc: str) -> Any:
-    return primitive(
-        name,
-        "layout",
-        lambda xp, x, /, k=0: getattr(xp, name)(x, k=k),
-        doc,
-        vjp=(lambda xp, g, out, x, k=0: getattr(xp, name)(g, k=k),),
-        shape=shapes.matrix,
-        linear=True,
-    )
+    def evaluate(xp: Any, x: Any, /, k: int = 0) -> Any:
+        shapes.matrix(tuple(x.shape))  # NumPy would make a matrix of a vector
+        return getattr(xp.raw, name)(x, k=k)
+
+    evaluate.__name__, evaluate.__doc__ = name, doc
+    rule = (lambda xp, g, out, x, k=0: getattr(xp, name)(g, k=k),)
+    return op("layout", vjp=rule, shape=shapes.matrix, linear=True)(evaluate)
 
 
 tril = _triangle("tril", "Matrices with 0 above diagonal ``k``.")
@@ -329,6 +322,7 @@ def _fill(key: tuple[Any, ...], indices: Sequence[Any]) -> tuple[Any, ...]:
     linear=True,
 )
 def _getitem(xp: Any, x: Any, *indices: Any, key: tuple[Any, ...]) -> Any:
+    """x at ``key``, in which the string "#k" stands for the k-th of ``indices``."""
     return xp.index(x, _fill(key, indices))
 
 
@@ -393,6 +387,8 @@ def take(xp: Any, x: Any, indices: Any, /, axis: int | None = None) -> Any:
 
     Shapes: x (..., N, ...), indices (K...) -> (..., K..., ...)
     """
+    if axis is None:
+        shapes.take(tuple(x.shape), tuple(indices.shape))
     axis = shapes.normalize_axis(axis or 0, len(x.shape))
     return xp.index(x, (*(slice(None),) * axis, indices))
 
@@ -425,6 +421,7 @@ def _every_axis(x: Any) -> tuple[str, ...]:
 )
 def take_along_axis(xp: Any, x: Any, indices: Any, /, axis: int = -1) -> Any:
     """For each position, the entry of x along ``axis`` that ``indices`` names there."""
+    shapes.take_along_axis(tuple(x.shape), tuple(indices.shape), axis)
     return xp.index(x, _grid(xp, x, indices, axis))
 
 

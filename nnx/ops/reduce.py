@@ -80,9 +80,9 @@ def _exclusive_product(xp: Any, x: Any, axis: int) -> Any:
     return xp.concat([xp.ones_like(x[first]), ahead[rest]], axis=axis)
 
 
-def _ends(x: Any, axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+def _ends(x: Any, axis: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     lead = (slice(None),) * axis
-    return (*lead, slice(0, 1)), (*lead, slice(0, x.shape[axis] - 1))
+    return (*lead, slice(0, 1), ...), (*lead, slice(0, x.shape[axis] - 1), ...)
 
 
 def _prod_dx(xp: Any, g: Any, out: Any, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
@@ -183,7 +183,9 @@ def std(
     xp: Any, x: Any, /, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
 ) -> Any:
     """The square root of the variance. Gradient: 0 where all elements are equal."""
-    return xp.sqrt(xp.var(x, axis=axis, correction=correction, keepdims=keepdims))
+    # The square of a small spread has no place in float32 where the spread itself has.
+    wide = xp.var(xp.widen(x), axis=axis, correction=correction, keepdims=keepdims)
+    return xp.narrow(xp.sqrt(wide), x)
 
 
 def _running(name: str, doc: str, vjp: Any, **settings: Any) -> Any:
@@ -200,7 +202,7 @@ def _running(name: str, doc: str, vjp: Any, **settings: Any) -> Any:
 
 def _without_initial(x: Any, axis: int, include_initial: bool) -> Any:
     lead = (slice(None),) * axis
-    return x[(*lead, slice(1, x.shape[axis]))] if include_initial else x
+    return x[(*lead, slice(1, x.shape[axis]), ...)] if include_initial else x
 
 
 def _cumulative_sum_dx(
@@ -222,7 +224,7 @@ def _cumulative_prod_dx(
     lead = (slice(None),) * axis
     later, parts = 0.0, []
     for i in reversed(range(x.shape[axis])):
-        at = (*lead, slice(i, i + 1))
+        at = (*lead, slice(i, i + 1), ...)
         later = g[at] + later
         parts.append(later)
         later = later * x[at]

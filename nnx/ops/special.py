@@ -90,9 +90,15 @@ def _erfc_large(xp: Any, x: Any) -> Any:
     return decay * _polynomial(ERFC_LARGE, t) / (1.0 + 2.0 * x)
 
 
+def _erf_slope(xp: Any, x: Any) -> Any:
+    """Return 2/sqrt(pi) exp(-x^2); the square in float64, since its error goes into the exponent."""
+    wide = xp.widen(x)
+    return xp.narrow(TWO_OVER_ROOT_PI * xp.exp(-wide * wide), x)
+
+
 @op(
     "elementwise",
-    vjp=(lambda xp, g, out, x: g * (TWO_OVER_ROOT_PI * xp.exp(-x * x)),),
+    vjp=(lambda xp, g, out, x: g * _erf_slope(xp, x),),
     shape=shapes.elementwise,
     dtype="float",
 )
@@ -107,7 +113,7 @@ def erf(xp: Any, x: Any, /) -> Any:
 
 @op(
     "elementwise",
-    vjp=(lambda xp, g, out, x: g * (-TWO_OVER_ROOT_PI * xp.exp(-x * x)),),
+    vjp=(lambda xp, g, out, x: -g * _erf_slope(xp, x),),
     shape=shapes.elementwise,
     dtype="float",
 )

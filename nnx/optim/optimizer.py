@@ -6,11 +6,11 @@ in the same form and run by the same code.
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import itertools
 import math
 import numbers
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NoReturn, Protocol
 
 import nnx
@@ -28,11 +28,46 @@ Slots = dict[str, Any]
 class HasParameters(Protocol):
     """A module, or anything else that has parameters."""
 
-    def parameters(self) -> list[Any]:
+    def parameters(self) -> Iterable[Tensor]:
         """Return the parameters."""
 
 
 Params = Iterable[Tensor] | HasParameters
+
+
+class _Entry:
+    """A parameter and its slots."""
+
+    __slots__ = ("param", "slots")
+
+    def __init__(self, param: Tensor) -> None:
+        self.param = param
+        self.slots: dict[str, Tensor] = {}
+
+
+Change = tuple[_Entry, Any, Slots]
+
+
+def _device_of(entry: _Entry) -> Device:
+    return entry.param.device
+
+
+def _rate_first(init: Callable[..., None]) -> Callable[..., None]:
+    """Let a constructor whose first argument is ``params`` be called with the rate first."""
+    if init.__code__.co_varnames[1:2] != ("params",):
+        return init
+
+    @functools.wraps(init)
+    def called(self: Optimizer, *args: Any, **settings: Any) -> None:
+        if args and _is_rate(args[0]):
+            args = (None, *args)
+        init(self, *args, **settings)
+
+    return called
+
+
+def _is_rate(x: Any) -> bool:
+    return isinstance(x, numbers.Real) or (callable(x) and not hasattr(x, "parameters"))
 
 
 class Optimizer:
@@ -44,8 +79,8 @@ class Optimizer:
     tensors, which a compiler can trace.
 
     ``over_arrays = True`` says that ``update`` uses operators and the functions of ``self.xp``
-    alone; it is then run over the device's own arrays, several times faster in eager mode. Under
-    tensors ``self.xp`` is ``nnx``.
+    alone. It is then run over the device's own arrays, with ``self.xp`` their library, which is
+    several times faster for small parameters; over tensors ``self.xp`` is ``nnx``.
 
     The first argument is the parameters (a module, or a list of them), or, where those follow later
     with `bind`, the learning rate: ``SGD(model.parameters(), 0.01)`` or ``SGD(0.01)``. A rate is a
@@ -72,8 +107,10 @@ class Optimizer:
         if "__init__" in vars(cls):
             cls.__init__ = _rate_first(cls.__init__)  # type: ignore[method-assign]
 
+    @_rate_first
     def __init__(self, params: Params | Rate | None = None, lr: Rate | None = None) -> None:
         self._entries: list[_Entry] = []
+        self._slots_made = False
         self._schedule: Schedule | None = None
         self.lr = self.default_lr if lr is None else lr
         if params is not None:
@@ -105,12 +142,12 @@ class Optimizer:
                     f"was computed from no other), got {_brief(p)}."
                 )
         if self._entries:
-            if [entry.param for entry in self._entries] == found:
+            if {id(p) for p in found} == {id(entry.param) for entry in self._entries}:
                 return self
             raise DataError(
                 f"This {self._kind} works on other parameters already. Make a new one for these."
             )
-        self._entries = [_Entry(p, self.init_slots(p)) for p in found]
+        self._entries = [_Entry(p) for p in found]
         return self
 
     @property
@@ -170,46 +207,217 @@ class Optimizer:
         taped, recording.on = recording.on, False
         self.step_count += 1
         try:
-            changes = self._changes(entries)
+            if not self._slots_made:
+                self._make_slots()
+            change = self._array_change if self.over_arrays else self._tensor_change
+            changes = []
+            for device, group in itertools.groupby(entries, _device_of):
+                self.xp = device.namespace if self.over_arrays else nnx
+                with device.scope():
+                    changes += [change(entry, device) for entry in group]
         except BaseException:
             self.step_count -= 1
             raise
         finally:
             recording.on = taped
+            self.xp = nnx
         for entry, value, slots in changes:
             entry.param.assign(value)
-            for name, slot in entry.slots.items():
-                slot.assign(slots[name])
+            for name, array in slots.items():
+                entry.slots[name].assign(array)
 
-    def _changes(self, entries: list[_Entry]) -> list[tuple[_Entry, Any, Slots]]:
-        """Return the new arrays of each parameter and of its slots, without writing any."""
-        device = None
-        changes = []
-        with contextlib.ExitStack() as quiet:
-            for entry in entries:
-                param = entry.param
-                if param.device is not entry.device:
-                    entry.move()
-                if param.device is not device:
-                    device = param.device
-                    quiet.enter_context(device.backend.quiet())
-                grad: Any = param.grad
-                try:
-                    if grad.device is not device:
-                        _refuse_grad(param, grad)
-                    if self.over_arrays:
-                        self.xp = device.namespace
-                        slots = {name: slot.array for name, slot in entry.slots.items()}
-                        value = self.update(param.array, grad.array, slots)
-                    else:
-                        slots = dict(entry.slots)
-                        value = self.update(param, grad, slots).array
-                        slots = {name: slot.array for name, slot in slots.items()}
-                except AttributeError as error:
-                    self._explain(entry, error)
-                if value.shape != param.array.shape or value.dtype != param.array.dtype:
-                    self._refuse(param, "the parameter", value, param.array)
-                if slots:
-                    self._check_slots(entry, slots)
-                changes.append((entry, value, slots))
-        return changes
+    def _array_change(self, entry: _Entry, device: Device) -> Change:
+        """Return the new arrays of a parameter and its slots, from ``update`` over arrays."""
+        grad, old = entry.param.grad, entry.param.array
+        if grad is None or grad.device is not device:
+            self._refuse_grad(entry.param)
+        slots = {}
+        for name, slot in entry.slots.items():
+            if slot.device is not device:
+                _move(slot, device)
+            slots[name] = slot.array
+        value = self.update(old, grad.array, slots)
+        if getattr(value, "shape", None) != old.shape or value.dtype != old.dtype:
+            self._refuse(f"for {_brief(entry.param)}", value)
+        if slots or entry.slots:
+            self._check_slots(entry, slots)
+        return entry, value, slots
+
+    def _tensor_change(self, entry: _Entry, device: Device) -> Change:
+        """Return the new arrays of a parameter and its slots, from ``update`` over tensors."""
+        param, grad = entry.param, entry.param.grad
+        if grad is None or grad.device is not device:
+            self._refuse_grad(param)
+        for slot in entry.slots.values():
+            if slot.device is not device:
+                _move(slot, device)
+        slots: Slots = dict(entry.slots)
+        value = _array(self.update(param, grad, slots))
+        slots = {name: _array(slot) for name, slot in slots.items()}
+        if getattr(value, "shape", None) != param.array.shape or value.dtype != param.array.dtype:
+            self._refuse(f"for {_brief(param)}", value)
+        self._check_slots(entry, slots)
+        return entry, value, slots
+
+    def _make_slots(self) -> None:
+        """Make all slots: late, when a subclass has all its settings."""
+        made = [self.init_slots(entry.param) for entry in self._entries]
+        for entry, slots in zip(self._entries, made, strict=True):
+            entry.slots = {name: Tensor(slot.array, slot.device) for name, slot in slots.items()}
+        self._slots_made = True
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is needed to go on exactly, as NumPy arrays by name.
+
+        ``step_count``, ``lr`` (if it is a number), and each slot as ``<number>.<name>``, the
+        parameters numbered in the order of `bind`.
+        """
+        import numpy as np
+
+        if not self._slots_made:
+            self._make_slots()
+        state = {"step_count": np.array(self.step_count, np.int64)}
+        if self._schedule is None:
+            state["lr"] = np.array(self.lr, np.float64)
+        return state | {key: np.array(slot.numpy()) for key, slot in self._named_slots().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`: all of it is taken, or nothing.
+
+        A schedule given to this optimizer counts for more than the saved ``lr``.
+        Raises: DataError for a wrong step count or rate, or before `bind`; ShapeError that lists
+        missing and unknown keys and other shapes.
+        """
+        if not self._entries:
+            raise DataError(f"{self._kind} has no parameters yet. Call bind(params) first.")
+        if not self._slots_made:
+            self._make_slots()
+        slots = self._named_slots()
+        hosts = {key: to_host(value, key) for key, value in state.items()}
+        missing = [key for key in ("step_count", *slots) if key not in hosts]
+        unknown = [key for key in hosts if key not in slots and key not in ("step_count", "lr")]
+        differing = [
+            f"{key} is {slots[key].shape}, got {host.shape}"
+            for key, host in hosts.items()
+            if key in slots and host.shape != slots[key].shape
+        ]
+        if missing or unknown or differing:
+            raise ShapeError(
+                f"load_state_dict: this state is not of a {self._kind} with these parameters; "
+                f"nothing was changed. Missing: {missing}; unknown: {unknown}; other shapes: "
+                f"{differing}."
+            )
+        count = hosts["step_count"]
+        if count.shape or count.dtype.kind not in "iu" or count < 0:
+            raise DataError(f"{self._kind}: step_count counts steps from 0 on, it is not {count}.")
+        lr = self._checked_rate(hosts["lr"]) if "lr" in hosts else self._lr
+        made = {
+            key: asarray(hosts[key], dtype=slot.dtype, device=slot.device, copy=True)
+            for key, slot in slots.items()
+        }
+        self.step_count = int(count)
+        if self._schedule is None:
+            self._lr = lr
+        for key, slot in slots.items():
+            slot.assign(made[key].array)
+
+    def _named_slots(self) -> dict[str, Tensor]:
+        return {
+            f"{i}.{name}": slot
+            for i, entry in enumerate(self._entries)
+            for name, slot in entry.slots.items()
+        }
+
+    def __repr__(self) -> str:
+        rate = self._lr if self._schedule is None else self._schedule
+        return f"{self._kind}(lr={rate}, {len(self._entries)} parameters, step {self.step_count})"
+
+    # What stops a step
+
+    def _explain_nothing(self) -> NoReturn:
+        if not self._entries:
+            raise DataError(
+                f"{self._kind} has no parameters to work on. Give them when it is made, as in "
+                f"{self._kind}(model.parameters(), lr=...), or with bind(params)."
+            )
+        raise DataError(
+            f"{self._kind}: none of its {len(self._entries)} parameters has a gradient. Call "
+            f"loss.backward() before step(), on a loss computed from these parameters."
+        )
+
+    def _refuse_grad(self, param: Tensor) -> NoReturn:
+        grad: Any = param.grad
+        if not isinstance(grad, Tensor):
+            raise DTypeError(
+                f"{self._kind}: the gradient of {_brief(param)} is a {type(grad).__name__}, not a "
+                f"tensor. Wrap it: nnx.asarray(grad, device={param.device.name!r})."
+            )
+        raise DeviceError(
+            f"{self._kind}: the gradient of {_brief(param)} is on {grad.device.name!r}. Move the "
+            f"model before the backward pass, or call zero_grad() after moving it."
+        )
+
+    def _refuse(self, where: str, value: Any) -> NoReturn:
+        if not hasattr(value, "shape"):
+            raise DTypeError(
+                f"{self._kind}.update returned {value!r} {where}. It returns the new value, of the "
+                f"same shape and type."
+            )
+        raise ShapeError(
+            f"{self._kind}.update made shape {tuple(value.shape)} of type {value.dtype} {where}. "
+            f"Shape and type stay the same; nothing was changed."
+        )
+
+    def _check_slots(self, entry: _Entry, slots: Slots) -> None:
+        if slots.keys() != entry.slots.keys():
+            names = sorted(slots.keys() ^ entry.slots.keys())
+            raise DataError(
+                f"{self._kind}.update added or removed the slots {names}; there are "
+                f"{sorted(entry.slots)}. Name them all in init_slots(self, param)."
+            )
+        for name, slot in entry.slots.items():
+            old, new = slot.array, slots[name]
+            if getattr(new, "shape", None) != old.shape or new.dtype != old.dtype:
+                self._refuse(f"for slot {name!r} of {_brief(entry.param)}", new)
+
+
+def checked(kind: str, name: str, value: Any, low: float, high: float) -> float:
+    """Return a setting as a float. Raises: DataError unless low <= value < high."""
+    number = math.nan
+    if not isinstance(value, bool | str):
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            pass
+    if not low <= number < high:
+        allowed = f"from {low:g} to below {high:g}" if high < math.inf else f"of {low:g} or more"
+        raise DataError(f"{kind}: {name} is a finite number {allowed}, got {value!r}.")
+    return number
+
+
+def _listed(params: Any) -> list[Any]:
+    if hasattr(params, "parameters"):
+        return list(params.parameters())
+    if isinstance(params, Tensor | Mapping | str) or not isinstance(params, Iterable):
+        raise DTypeError(
+            f"An optimizer takes a module or a list of parameters, got {_brief(params)}. Give it "
+            f"model.parameters(), or [parameter]."
+        )
+    return list(params)
+
+
+def _move(slot: Tensor, device: Device) -> None:
+    """Move a slot after its parameter, which `Module.to` moved."""
+    slot.array, slot.device = slot.to(device).array, device
+
+
+def _array(value: Any) -> Any:
+    return value.array if isinstance(value, Tensor) else value
+
+
+def _brief(x: Any) -> str:
+    if isinstance(x, Tensor):
+        return f"parameter {x.name or ''} of shape {x.shape} and type {x.dtype}".replace("  ", " ")
+    return f"{type(x).__name__} {str(x)[:40]}"

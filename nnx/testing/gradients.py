@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from nnx import autodiff, dtypes, ops, tree
+from nnx.device import Device
 from nnx.errors import DTypeError, GradientError
 from nnx.op import Node, apply
 from nnx.tensor import Tensor, asarray
@@ -79,18 +80,19 @@ def _in_float64(args: Sequence[Any]) -> Iterator[list[Any]]:
     try:
         for parameter, _ in held:
             parameter.assign(parameter.astype(dtypes.float64).array)
-        yield [_wide(arg) for arg in args]
+        where = next((x.device for x in (*args, *(p for p, _ in held)) if isinstance(x, Tensor)), None)
+        yield [_wide(arg, where) for arg in args]
     finally:
         for parameter, array in held:
             parameter.assign(array)
 
 
-def _wide(arg: Any) -> Any:
+def _wide(arg: Any, where: Device | None) -> Any:
     """Return an argument with its float arrays and floats as fresh float64 tensors."""
     if isinstance(arg, float):
-        return asarray(arg, dtype=dtypes.float64)
+        return asarray(arg, dtype=dtypes.float64, device=where)
     if hasattr(arg, "dtype") and not isinstance(arg, Tensor):
-        arg = asarray(arg)
+        arg = asarray(arg, device=where)
     if hasattr(arg, "named_parameters") or not _is_input(arg):
         return arg
     leaves, rebuild = tree.flatten(arg)
@@ -176,7 +178,7 @@ def _compare(
         leaf.assign(base)
     got = float(parts.sum())
     # The rounding of f itself, magnified by the steps of the differences.
-    bound = TOLERANCE * max(abs(expected), float(np.abs(parts).sum())) + 1e-12 * size
+    bound = TOLERANCE * max(abs(expected), float(np.abs(parts).sum())) + 1e-12 * max(size, 1.0)
     return None if abs(got - expected) <= bound else (got, expected)
 
 

@@ -3,8 +3,8 @@
 It is shipped because `nnx.testing.check_backend` runs it on anyone's backend; nnx's own suite runs
 the same rows. References are formulas in NumPy or `math`, never an op of nnx.
 
-Float arrays of a sample stand for each type under test; integer and boolean arrays keep their
-type; Python numbers stay Python numbers. A new op needs a row here.
+The float64 arrays of a sample stand for each type under test; other arrays keep their type; Python
+numbers stay Python numbers. A new op needs a row here.
 """
 
 from __future__ import annotations
@@ -59,10 +59,12 @@ def _add(
     SAMPLES.setdefault(op, []).append(Sample(op, label, tuple(inputs), reference, **settings))
 
 
-def _values(shape: int | tuple[int, ...], low: float = -2.0, high: float = 2.0) -> Any:
-    """Return numbers from low to high in no order, none of them at an end or at the middle."""
+def _values(
+    shape: int | tuple[int, ...], low: float = -2.0, high: float = 2.0, start: float = 0.29
+) -> Any:
+    """Return numbers from low to high in no order, all of them different."""
     n = math.prod(shape) if isinstance(shape, tuple) else shape
-    places = (np.arange(n) * 0.6180339887 + 0.29) % 1.0
+    places = (np.arange(n) * 0.6180339887 + start) % 1.0
     return (low + (high - low) * places).reshape(shape)
 
 
@@ -128,8 +130,8 @@ _unary("tan", np.tan, -1.0, 1.0)
 _unary("asin", np.arcsin, -0.8, 0.8)
 _unary("acos", np.arccos, -0.8, 0.8)
 _unary("atan", np.arctan)
-_unary("sinh", np.sinh)
-_unary("cosh", np.cosh)
+_unary("sinh", np.sinh, ulps=16)
+_unary("cosh", np.cosh, ulps=16)
 _unary("tanh", np.tanh)
 _unary("asinh", np.arcsinh)
 _unary("acosh", np.arccosh, 1.5, 4.0)
@@ -185,6 +187,9 @@ _add("signbit", "matrix", [np.array([0.0, -0.0, 1.0, -1.0, INF, -INF])], np.sign
 _add("logical_not", "flags", [np.array([True, False])], np.logical_not)
 _add("bitwise_invert", "flags", [np.array([True, False])], np.invert, dtypes=BOOLS)
 _add("bitwise_invert", "whole", [np.array([0.0, 1.0, 5.0])], np.invert, dtypes=INTEGERS)
+_add("bitwise_invert", "empty", [np.zeros((0, 3))], np.invert, dtypes=INTEGERS)
+_add("logical_not", "empty", [np.zeros((0, 3), bool)], np.logical_not)
+_add("signbit", "empty", [np.zeros((0, 3))], np.signbit)
 _add("bitwise_invert", "floats", [np.ones(2)], raises=DTypeError)
 
 
@@ -202,13 +207,13 @@ def _binary(
     """Add the rows that every function of two numbers needs."""
 
     def pair(first: tuple[int, ...], second: tuple[int, ...]) -> list[Any]:
-        return [_values(first, low[0], high[0]), _values(second, low[1], high[1])[..., ::-1]]
+        return [_values(first, low[0], high[0]), _values(second, low[1], high[1], start=0.71)]
 
     _add(op, "matrices", pair((2, 3), (2, 3)), reference, order=order)
     _add(op, "column, row", pair((2, 1), (1, 3)), reference, order=order)
     _add(op, "row, matrix", pair((3,), (2, 3)), reference, order=order)
-    _add(op, "0-d, row", [_values((), low[0], high[0]), pair((3,), (3,))[1]], reference, order=order)
-    _add(op, "row, 0-d", [pair((3,), (3,))[0], _values((), low[1], high[1])], reference, order=order)
+    _add(op, "0-d, row", pair((), (3,)), reference, order=order)
+    _add(op, "row, 0-d", pair((3,), ()), reference, order=order)
     _add(op, "empty", [np.zeros((0, 3)), np.ones(3)], reference)
     _add(op, "wrong shapes", [np.ones((2, 3)), np.ones((2, 4))], raises=ShapeError)
     if number is not None:
@@ -223,6 +228,19 @@ def _binary(
         _add(op, "whole", [x, y], reference, dtypes=kinds, order=0)
         _add(op, "whole, number", [x, 2], reference, dtypes=kinds, order=0)
 
+
+# Mixed types: a float wins over an integer, the wider float over the narrower, an integer over a flag.
+_MIXED = (np.array([1, -2, 3]), np.array([True, False, True]), np.float32([0.5, 1.5, -2.0]))
+for _name, _function in (("add", np.add), ("multiply", np.multiply), ("maximum", np.maximum)):
+    for _other in _MIXED:
+        _label = f"with {_other.dtype}"
+        _add(_name, _label, [_values((2, 3)), _other], _function)
+        _add(_name, f"{_label}, first", [_other, _values((2, 3))], _function)
+    _add(_name, "whole with flags", [np.arange(3.0), _MIXED[1]], _function, dtypes=INTEGERS)
+    _add(_name, "bytes of both signs", [np.uint8([1, 2]), np.int8([3, -4])], _function)
+    _add(_name, "whole, fraction", [np.arange(3.0), 0.5], _function, dtypes=INTEGERS)
+    _add(_name, "flag, fraction", [_MIXED[1], 0.5], _function)
+    _add(_name, "flag, whole", [_MIXED[1], 2], _function)
 
 _FEW = np.array([0.0, -0.0, 1.0, -1.5, 2.0, INF, -INF, NAN])
 
@@ -275,6 +293,7 @@ for _name, _function in (
     _flags = np.array([True, True, False, False]), np.array([True, False, True, False])
     _add(_name, "flags", _flags, _function)
     _add(_name, "column, row", [_flags[0][:, None], _flags[1]], _function)
+    _add(_name, "empty", [np.zeros((0, 3), bool), _flags[0][:1]], _function)
     _add(_name, "wrong shapes", [np.ones((2, 3), bool), np.ones(2, bool)], raises=ShapeError)
 for _name, _function in (
     ("bitwise_and", np.bitwise_and), ("bitwise_or", np.bitwise_or),
@@ -285,6 +304,7 @@ for _name, _function in (
     _add(_name, "whole", _whole, _function, dtypes=INTEGERS)
     _add(_name, "whole, number", [_whole[0], 2], _function, dtypes=INTEGERS)
     _add(_name, "column, row", [_whole[0][:, None], _whole[1]], _function, dtypes=INTEGERS)
+    _add(_name, "nothing", [np.zeros((0, 3)), _whole[1]], _function, dtypes=INTEGERS)
     _add(_name, "floats", [np.ones(2), np.ones(2)], raises=DTypeError)
 
 _mask = np.array([[True, False, True], [False, False, True]])
@@ -375,7 +395,7 @@ def _vecdot(x: Any, y: Any, axis: int = -1) -> Any:
     return np.sum(x * y, axis=axis)
 
 
-_add("vecdot", "rows", [_values((2, 3)), _values((2, 3))[::-1]], _vecdot)
+_add("vecdot", "rows", [_values((2, 3)), _values((2, 3), start=0.71)], _vecdot)
 _add("vecdot", "vectors", [_values(3), _values(3)[::-1]], _vecdot)
 _add("vecdot", "broadcast", [_values((2, 1, 3)), _values((2, 3))], _vecdot)
 _add("vecdot", "axis -2", [_values((3, 2)), _values((3, 1))], _vecdot, attrs={"axis": -2})
@@ -404,7 +424,7 @@ def _reduction(
     op: str,
     reference: Reference,
     *,
-    low: float = -2.0,
+    low: float = -1.0,
     kinds: tuple[str, ...] = INTEGERS,
     order: int = 2,
     of_nothing: bool = True,
@@ -604,7 +624,7 @@ def _layout() -> None:
     _add("squeeze", "not 1", [np.ones((2, 3))], attrs={"axis": 0}, raises=ShapeError)
     for label, x, shape in (
         ("row", (3,), (2, 3)), ("column", (2, 1), (2, 3)), ("0-d", (), (2,)),
-        ("same", (2, 3), (2, 3)), ("to nothing", (1, 3), (0, 3)), ("both", (1, 2, 1), (3, 2, 2)),
+        ("same", (2, 3), (2, 3)), ("to nothing", (1, 3), (0, 3)), ("nothing", (0, 1), (2, 0, 3)), ("both", (1, 2, 1), (3, 2, 2)),
     ):  # fmt: skip
         _add("broadcast_to", label, [_values(x)], np.broadcast_to, attrs={"shape": shape})
     _add("broadcast_to", "wrong", [np.ones(3)], attrs={"shape": (2, 4)}, raises=ShapeError)
@@ -633,7 +653,7 @@ def _joins() -> None:
     _add("concat", "wrong axes", [np.ones((2, 3)), np.ones(3)], raises=ShapeError)
     _add("concat", "no such axis", [np.ones(3)], attrs={"axis": 1}, raises=ShapeError)
     _add("stack", "rows", [_values(3), _values(3)[::-1]], stacked)
-    _add("stack", "last", [_values((2, 3)), _values((2, 3))[::-1]], stacked, attrs={"axis": -1})
+    _add("stack", "last", [_values((2, 3)), _values((2, 3), start=0.71)], stacked, attrs={"axis": -1})
     _add("stack", "middle", [_values((2, 3))] * 2, stacked, attrs={"axis": 1})
     _add("stack", "0-d", [_values(()), np.ones(())], stacked)
     _add("stack", "empty", [np.zeros((0, 3))] * 2, stacked)
@@ -776,6 +796,8 @@ _add("take_along_axis", "fewer", [_values((2, 3)), _order[:, :1]], np.take_along
 _add("take_along_axis", "vector", [_values(3), _order[0]], np.take_along_axis)
 _add("take_along_axis", "stack", [_values((2, 2, 3)), _order[:, None, :].repeat(2, 1)],
      np.take_along_axis)  # fmt: skip
+_add("take_along_axis", "none", [_values((2, 3)), _order[:, :0]], np.take_along_axis)
+_add("take_along_axis", "of nothing", [np.zeros((0, 3)), _order[:0]], np.take_along_axis)
 _add("take_along_axis", "other axes", [np.ones((2, 3)), _places], raises=ShapeError)
 
 
@@ -859,10 +881,11 @@ def _classes() -> None:
     for reduction in ("mean", "sum", "none"):
         attrs = {"reduction": reduction}
         _add("cross_entropy", reduction, [logits, labels], _cross_entropy, attrs=attrs)
-        # The target's gradient is taken off the rows that sum to 1, where differences cannot go.
         _add("cross_entropy", f"{reduction}, rows", [logits, np.eye(3, dtype=np.int64)[labels]],
              _cross_entropy, attrs=attrs)  # fmt: skip
-    _add("cross_entropy", "probabilities", [logits, rows], _cross_entropy, order=0)
+    # Rows that do not sum to 1 are refused, so differences cannot go off the right ones.
+    slopes = (_softmax(logits) - rows) / 4, -_log_softmax(logits) / 4
+    _add("cross_entropy", "probabilities", [logits, rows], _cross_entropy, order=0, slopes=slopes)
     _add("cross_entropy", "stack", [_values((2, 2, 3)), labels.reshape(2, 2)], _cross_entropy)
     _add("cross_entropy", "one row", [_values(3), np.array(1)], _cross_entropy)
     _add("cross_entropy", "bytes", [logits, labels.astype(np.uint8)], _cross_entropy)
@@ -886,3 +909,33 @@ def _classes() -> None:
 
 
 _classes()
+
+
+def _slope(x: Any, labels: Any) -> Any:
+    rows = np.arange(x.shape[-1]) == labels[..., None] if labels.ndim < x.ndim else labels
+    return _softmax(x) - rows
+
+
+def _parts_of_cross_entropy() -> None:
+    """Add the rows of the two ops that cross_entropy is made of."""
+    labels = np.array([0, 2, 1, 2])
+    references: dict[str, Reference] = {
+        "cross_entropy_rows": lambda x, labels: _cross_entropy(x, labels, "none"),
+        "cross_entropy_slope": _slope,
+    }
+    for op, reference in references.items():
+        _add(op, "labels", [_values((4, 3)), labels], reference)
+        _add(op, "stack", [_values((2, 2, 3)), labels.reshape(2, 2)], reference)
+        _add(op, "bytes", [_values((4, 3)), labels.astype(np.uint8)], reference)
+        _add(op, "one row", [_values(3), np.array(1)], reference)
+        _add(op, "no rows", [np.zeros((0, 3)), labels[:0]], reference)
+        _add(op, "large", [np.array([[1e4, 0.0, -1e4]]), np.array([0])], reference, order=0)
+        _add(op, "ties", [np.ones((2, 3)), np.array([0, 2])], reference)
+        _add(op, "NaN", [np.array([[1.0, NAN]]), np.array([0])], reference, order=0)
+    _add("cross_entropy_slope", "one-hot", [_values((4, 3)), np.eye(3, dtype=np.int64)[labels]],
+         _slope)  # fmt: skip
+    _add("cross_entropy_slope", "probabilities", [_values((2, 3)), _softmax(_values((2, 3), start=0.71))],
+         _slope)  # fmt: skip
+
+
+_parts_of_cross_entropy()

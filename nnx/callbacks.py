@@ -1,0 +1,314 @@
+"""Callbacks: what happens beside training, under Keras's hook names."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from nnx.errors import DataError, did_you_mean
+
+Logs = dict[str, float]
+
+
+class Callback:
+    """The base of callbacks: override the hooks that matter, the others cost nothing.
+
+    ``model`` is the network, ``params`` has ``epochs``, ``steps`` (None if not known) and
+    ``verbose``. Epochs and batches count from 0. ``logs`` at the end of a batch has ``loss``, the
+    mean of the epoch so far; at the end of an epoch all that History keeps of it. Setting
+    ``self.model.stop_training = True`` ends training after the running epoch.
+    """
+
+    model: Any = None
+    params: Mapping[str, Any] = {}
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Run before the first epoch."""
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Run after the last epoch; not where training was interrupted or failed."""
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Run before an epoch's first batch."""
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Run after an epoch and its validation."""
+
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Run before a step."""
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Run after a step."""
+
+    def on_test_begin(self, logs: Logs | None = None) -> None:
+        """Run before a validation."""
+
+    def on_test_end(self, logs: Logs | None = None) -> None:
+        """Run after a validation; ``logs`` has its results."""
+
+    def close(self) -> None:
+        """Give back what is held (files, the terminal); run last, whatever happened."""
+
+
+HOOKS = tuple(name for name in vars(Callback) if name.startswith("on_"))
+
+
+class Hooks:
+    """The callbacks of one training: per hook, the functions that do something."""
+
+    def __init__(self, callbacks: Iterable[Callback], model: Any, params: dict[str, Any]) -> None:
+        self.callbacks = list(callbacks)
+        for callback in self.callbacks:
+            if not isinstance(callback, Callback):
+                raise DataError(
+                    f"callbacks has {callback!r}, which is no instance of "
+                    f"nnx.callbacks.Callback. Subclass it; give an instance, not the class."
+                )
+            callback.model, callback.params = model, params
+        for hook in HOOKS:
+            setattr(self, hook, [getattr(c, hook) for c in self.callbacks if _overrides(c, hook)])
+
+    on_train_begin: list[Callable[[Logs | None], None]]
+    on_train_end: list[Callable[[Logs | None], None]]
+    on_epoch_begin: list[Callable[[int, Logs | None], None]]
+    on_epoch_end: list[Callable[[int, Logs | None], None]]
+    on_train_batch_begin: list[Callable[[int, Logs | None], None]]
+    on_train_batch_end: list[Callable[[int, Logs | None], None]]
+    on_test_begin: list[Callable[[Logs | None], None]]
+    on_test_end: list[Callable[[Logs | None], None]]
+
+    def close(self) -> None:
+        """Close all of them, the last first."""
+        with contextlib.ExitStack() as stack:
+            for callback in self.callbacks:
+                stack.callback(callback.close)
+
+
+def _overrides(callback: Callback, hook: str) -> bool:
+    return hook in vars(callback) or getattr(type(callback), hook) is not getattr(Callback, hook)
+
+
+class History(Callback):
+    """What every epoch gave: ``history["loss"]`` is a list, as long as ``epoch``.
+
+    ``interrupted`` says whether Ctrl-C ended the training. `fit` makes one and returns it.
+    """
+
+    def __init__(self) -> None:
+        self.epoch: list[int] = []
+        self.history: dict[str, list[float]] = {}
+        self.interrupted = False
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Add the epoch's figures."""
+        self.epoch.append(epoch)
+        for name, value in (logs or {}).items():
+            self.history.setdefault(name, []).append(value)
+
+    def __repr__(self) -> str:
+        last = ", ".join(f"{name} {values[-1]:.4g}" for name, values in self.history.items())
+        return f"<History of {len(self.epoch)} epochs{': ' if last else ''}{last}>"
+
+
+class LambdaCallback(Callback):
+    """Functions as hooks: ``LambdaCallback(on_epoch_end=lambda epoch, logs: print(logs))``."""
+
+    def __init__(self, **hooks: Callable[..., None]) -> None:
+        for name, function in hooks.items():
+            if name not in HOOKS:
+                raise DataError(f"There is no hook {name!r}. {did_you_mean(name, HOOKS)}")
+            setattr(self, name, function)
+
+
+class _Monitor(Callback):
+    """A callback that follows one figure of the logs and knows when it is at its best."""
+
+    def __init__(self, monitor: str, mode: str, min_delta: float = 0.0) -> None:
+        if mode not in ("auto", "min", "max"):
+            raise DataError(f"mode={mode!r}. {did_you_mean(mode, ('auto', 'min', 'max'))}")
+        rises = "accuracy" in monitor or monitor.endswith("r2")
+        self.monitor = monitor
+        self._sign = -1.0 if mode == "max" or (mode == "auto" and rises) else 1.0
+        self._min_delta = abs(min_delta)
+        self._best = math.inf
+
+    def _improved(self, logs: Logs | None) -> bool:
+        """Return whether the figure is better than ever before, and keep it; NaN never is."""
+        if self.monitor not in (logs or {}):
+            raise DataError(
+                f"{type(self).__name__} monitors {self.monitor!r}, which the epoch does not give. "
+                f"{did_you_mean(self.monitor, logs or {})} val_ needs validation data."
+            )
+        value = self._sign * logs[self.monitor]  # type: ignore[index]
+        if not value < self._best - self._min_delta:
+            return False
+        self._best = value
+        return True
+
+
+class EarlyStopping(_Monitor):
+    """Stops when a figure has not improved for ``patience`` epochs, 0 as 1.
+
+    ``mode`` is "min", "max", or "auto": accuracies and r2 are to rise, all else to fall. With
+    ``restore_best_weights`` the network ends with those of its best epoch.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        *,
+        min_delta: float = 0.0,
+        patience: int = 0,
+        mode: str = "auto",
+        restore_best_weights: bool = False,
+    ) -> None:
+        super().__init__(monitor, mode, min_delta)
+        self.patience = patience
+        self.restore_best_weights = restore_best_weights
+        self.stopped_epoch: int | None = None
+        self._waited = 0
+        self._weights: Any = None
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Start anew."""
+        self._best, self._waited, self._weights = math.inf, 0, None
+        self.stopped_epoch = None
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Look at the figure."""
+        if self._improved(logs):
+            self._waited = 0
+            if self.restore_best_weights:
+                self._weights = self.model.state_dict()
+            return
+        self._waited += 1
+        if self._waited >= self.patience:
+            self.stopped_epoch = epoch
+            self.model.stop_training = True
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Put the best weights back."""
+        if self._weights is not None:
+            self.model.load_state_dict(self._weights)
+
+
+class Checkpoint(_Monitor):
+    """Saves the training after every epoch, or with ``monitor`` after each that was the best.
+
+    ``fit(..., resume=path)`` goes on from the file exactly, and `nnx.nn.load` reads its network.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, monitor: str | None = None, mode: str = "auto"
+    ) -> None:
+        super().__init__(monitor or "", mode)
+        self.path = path
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Save."""
+        from nnx import checkpoint
+
+        if not self.monitor or self._improved(logs):
+            checkpoint.save_training(self.path, self.model, epoch=epoch + 1)
+
+
+class CSVLogger(Callback):
+    """Keeps History in a CSV file, one row an epoch, after each epoch whole."""
+
+    def __init__(self, path: str | os.PathLike[str], *, separator: str = ",") -> None:
+        self.path = path
+        self.separator = separator
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Write the file."""
+        import csv
+
+        history = self.model.history
+        try:
+            with open(self.path, "w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file, delimiter=self.separator)
+                writer.writerow(["epoch", *history.history])
+                writer.writerows(zip(history.epoch, *history.history.values(), strict=True))
+        except OSError as error:
+            raise DataError(f"CSVLogger cannot write {self.path}: {error.strerror}.") from error
+
+
+# What the terminal shows
+
+
+def _figures(logs: Logs | None) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items())
+
+
+class EpochLines(Callback):
+    """Prints one line an epoch."""
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Take the time."""
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Print the line."""
+        time_s = time.perf_counter() - self._start
+        print(f"Epoch {epoch + 1}/{self.params['epochs']}  {time_s:.1f} s  {_figures(logs)}")
+
+
+class ProgressBar(Callback):
+    """A bar an epoch on standard error, made with rich."""
+
+    REFRESH_S = 0.1
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Start the epoch's bar."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeElapsedColumn as Elapsed
+
+        self.close()
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Elapsed(),
+            TextColumn("{task.fields[figures]}"), console=Console(stderr=True),
+        )  # fmt: skip
+        label = f"Epoch {epoch + 1}/{self.params['epochs']}"
+        self._task = self._bar.add_task(label, total=self.params["steps"], figures="")
+        self._bar.start()
+        self._shown, self._done = time.perf_counter(), 0
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Move the bar, a few times a second."""
+        now, self._done = time.perf_counter(), batch + 1
+        if now - self._shown > self.REFRESH_S:
+            self._shown = now
+            self._bar.update(self._task, completed=self._done, figures=_figures(logs))
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Fill the bar and leave it standing with the epoch's figures."""
+        done = self._done
+        self._bar.update(self._task, total=done, completed=done, figures=_figures(logs))
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def shown(verbose: Any) -> list[Callback]:
+    """Return the callbacks that ``verbose`` means: "auto", 0, 1 (bar) or 2 (a line an epoch).
+
+    A bar needs a terminal on standard error: without one "auto" is silent, and 1 prints lines.
+    """
+    if verbose not in ("auto", 0, 1, 2):
+        raise DataError(f"verbose={verbose!r}; it is 'auto', 0 (silent), 1 (a bar) or 2 (lines).")
+    if verbose in (1, "auto") and sys.stderr.isatty():
+        return [ProgressBar()]
+    return [EpochLines()] if verbose in (1, 2) else []

@@ -1,0 +1,128 @@
+"""Where a NaN or an infinity came from: the data, a parameter, or the first layer that made one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from nnx.autodiff import enable_grad
+from nnx.nn.module import Module
+from nnx.op import Node
+from nnx.tensor import Tensor
+
+
+def bad_parameter(model: Module) -> str | None:
+    """Return the name of the first parameter with a NaN or an infinity, and the place, or None."""
+    for name, parameter in model.named_parameters():
+        device, array = parameter.device, parameter.array
+        with device.scope():
+            finite = device.namespace.all(device.namespace.isfinite(array))
+        if not bool(device.namespace.to_numpy(finite)):
+            return f"parameter {name!r} ({_where(parameter, 'index')})"
+    return None
+
+
+def first_bad(model: Module, x: Tensor, y: Tensor, rows: Any, loss: Tensor) -> str:
+    """Return in words the first tensor that is not finite, of a step whose loss is not.
+
+    ``rows`` are the positions of the batch in the data, None if they are not known; ``loss`` still
+    has its tape.
+    """
+    for what, data in (("x", x), ("y", y)):
+        places = _bad_places(data)
+        if len(places):
+            row = int(places[0][0])
+            known = "" if rows is None else f", which is row {rows[row]} of {what}"
+            return f"{what} itself at row {row} of the batch{known} ({_where(data)})"
+    found = bad_parameter(model)
+    if found:
+        return f"{found}: an earlier step made it so, by a gradient that overflowed"
+    return _bad_layer(model, x) or f"the loss, in {_bad_node(loss) or 'an op without a gradient'}"
+
+
+def _bad_places(tensor: Tensor) -> Any:
+    """Return the indices of all elements that are not finite, one a row."""
+    import numpy as np
+
+    host = tensor.numpy()
+    if host.dtype.kind in "biu":
+        return ()
+    return np.argwhere(~np.isfinite(np.atleast_1d(host)))
+
+
+def _where(tensor: Tensor, word: str = "first at index") -> str:
+    places = _bad_places(tensor)
+    place = tuple(int(i) for i in places[0])
+    value = tensor.numpy().reshape(tensor.shape or (1,))[place]
+    total = f", {len(places)} of {tensor.size} elements are not finite" if tensor.size > 1 else ""
+    return f"{value} {word} {place if len(place) > 1 else place[0]}{total}"
+
+
+def _bad_layer(model: Module, x: Tensor) -> str | None:
+    """Run the batch again and return the first layer whose output is not finite."""
+    found: list[tuple[str, Module, Tensor]] = []
+
+    def watch(path: str, module: Module, out: Any) -> None:
+        if not found and isinstance(out, Tensor) and len(_bad_places(out)):
+            found.append((path, module, out))
+
+    with enable_grad(), _watched(model, watch):
+        model(x)
+    if not found:
+        return None
+    path, module, out = found[0]
+    layer = f"{type(module).__name__} {path!r}" if path else f"the network {type(module).__name__}"
+    made = _bad_node(out)
+    by = f", made by {made}" if made else ""
+    return f"the output of {layer} of shape {out.shape} ({_where(out)}){by}"
+
+
+@contextlib.contextmanager
+def _watched(model: Module, watch: Callable[[str, Module, Any], None]) -> Iterator[None]:
+    """Call ``watch`` with the output of every module below, innermost first."""
+
+    def wrapped(path: str, module: Module) -> Callable[..., Any]:
+        forward = module.forward
+
+        def call(*inputs: Any, **settings: Any) -> Any:
+            out = forward(*inputs, **settings)
+            watch(path, module, out)
+            return out
+
+        return call
+
+    modules = model.named_modules()
+    try:
+        for path, module in modules:
+            vars(module)["forward"] = wrapped(path, module)
+        yield
+    finally:
+        for _, module in modules:
+            vars(module).pop("forward", None)
+
+
+def _bad_node(out: Tensor) -> str | None:
+    """Describe the first op of the tape below ``out`` whose result is not finite."""
+    import numpy as np
+
+    for node in _oldest_first(out):
+        if node.out is None or not len(_bad_places(Tensor(node.out, node.device))):
+            continue
+        given = [x for x in node.inputs if isinstance(x, Tensor)]
+        if any(len(_bad_places(x)) for x in given):
+            return f"op {node.op.name!r} from inputs that depend on no parameter and are not finite"
+        largest = max((float(np.abs(x.numpy()).max(initial=0)) for x in given), default=0.0)
+        return f"op {node.op.name!r} from finite inputs of up to {largest:.3g} in size"
+    return None
+
+
+def _oldest_first(out: Tensor) -> list[Node]:
+    nodes: dict[int, Node] = {}
+    stack = [out]
+    while stack:
+        node = stack.pop().node
+        if node is not None and id(node) not in nodes:
+            nodes[id(node)] = node
+            stack += [x for x in node.inputs if isinstance(x, Tensor)]
+    return sorted(nodes.values(), key=lambda node: node.sequence)

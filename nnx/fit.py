@@ -1,0 +1,343 @@
+"""Training: `compile_model`, `fit`, `evaluate` and `predict`, behind the methods of a module."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from nnx import calibrate, creation, dtypes, optim
+from nnx import metrics as nnx_metrics
+from nnx.autodiff import no_grad
+from nnx.batches import (
+    ArrayData,
+    ClassWeight,
+    Data,
+    Place,
+    StreamData,
+    is_stream,
+    open_data,
+)  # fmt: skip
+from nnx.callbacks import Callback, History, Hooks, shown
+from nnx.device import Device
+from nnx.device import device as open_device
+from nnx.errors import DataError, DTypeError, LabelError, ShapeError
+from nnx.loop import (
+    EVALUATION_ROWS,
+    Compiled,
+    Loop,
+    TrainingInterrupted,
+    measure,
+    mode,
+    name_of,
+    train_step,
+)
+from nnx.nn import losses
+from nnx.nn.module import Module
+from nnx.ops.loss import binary_cross_entropy, check_classes, cross_entropy
+from nnx.tensor import Tensor, asarray
+
+__all__ = ["TrainingInterrupted", "compile_model", "compiled", "evaluate", "fit", "predict"]
+
+
+# Compiling
+
+
+def compile_model(
+    model: Module,
+    optimizer: str | optim.Optimizer,
+    loss: str | losses.Loss,
+    metrics: str | Iterable[Any] = (),
+    device: str | Device | None = None,
+) -> None:
+    """Set how a model is trained and measured, and move it to a device.
+
+    Without ``device`` the model stays where it is. ``"auto"`` measures training steps on copies of
+    the network at the first `fit` and moves it to the fastest device; ``model.device_report`` then
+    has the figures and the reason.
+    Raises: DataError for an unknown name, with the nearest known one; DeviceError for a device
+    that cannot be used.
+    """
+    chosen = optim.get(optimizer)
+    function = losses.get(loss)
+    named = [metrics] if isinstance(metrics, str) or callable(metrics) else list(metrics)
+    found = tuple(nnx_metrics.get(metric, function) for metric in named)
+    names = [metric.name for metric in found]
+    for name in names:
+        if name == "loss" or names.count(name) > 1:
+            raise DataError(f"Two figures would be called {name!r} in the history. Leave one out.")
+    auto = isinstance(device, str) and device.strip() == "auto"
+    if device is not None and not auto:
+        model.to(open_device(device))
+    vars(model)["_compiled"] = Compiled(chosen, function, found, auto)
+    vars(model)["device_report"] = None
+
+
+def compiled(model: Module) -> Compiled:
+    """Return what `compile_model` set. Raises: DataError if it was not called."""
+    found = vars(model).get("_compiled")
+    if not isinstance(found, Compiled):
+        raise DataError(
+            f"This {type(model).__name__} is not compiled. First say how to train it: "
+            f"model.compile(optimizer='adam', loss='cross_entropy', metrics=['accuracy'])."
+        )
+    return found
+
+
+# Checks
+
+
+def _whole(name: str, value: Any, low: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < low:
+        raise DataError(f"{name} is a whole number of {low} or more, got {value!r}.")
+    return int(value)
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _check_split(split: Any, validation_data: Any, x: Any) -> float:
+    if not (_is_real(split) and 0 <= split < 1):
+        raise DataError(f"validation_split is from 0 to below 1, got {split!r}.")
+    if split and validation_data is not None:
+        raise DataError("Give validation_data or validation_split, not both.")
+    if split and is_stream(x):
+        raise DataError(
+            "validation_split cuts the end off arrays, and x is an iterable of batches. Give "
+            "validation_data=(x, y)."
+        )
+    return float(split)
+
+
+def _check_class_weight(class_weight: Any, n_classes: int) -> ClassWeight:
+    if not isinstance(class_weight, dict) or not class_weight:
+        raise DataError(f"class_weight is a dict such as {{0: 1.0, 1: 5.0}}, got {class_weight!r}.")
+    for number, value in class_weight.items():
+        if not (_is_real(number) and number in range(n_classes)):
+            raise DataError(
+                f"class_weight has class {number!r}, which does not exist: the classes are 0 to "
+                f"{n_classes - 1}."
+            )
+        if not (_is_real(value) and 0 <= value < math.inf):
+            raise DataError(f"class_weight[{number}] is {value!r}; a weight is finite, 0 or more.")
+    return class_weight
+
+
+def _check_labels(loss: losses.Loss, prediction: Tensor, y: Tensor) -> None:
+    """Raise LabelError for the first of all targets that the loss would refuse in some batch."""
+    if loss is not cross_entropy and loss is not binary_cross_entropy:
+        return
+    host = asarray(y.numpy(), device="numpy")
+    if loss is cross_entropy and y.ndim == prediction.ndim - 1:
+        if host.dtype.is_floating:
+            _refuse_float_labels(host.numpy())
+        check_classes(host.device.namespace, host.array, prediction.shape[-1])
+    elif y.shape[1:] == prediction.shape[1:]:
+        loss(creation.zeros(y.shape, device="numpy"), host)
+
+
+def _refuse_float_labels(labels: Any) -> None:
+    import numpy as np
+
+    bad = np.argwhere(labels != np.floor(labels))  # NaN differs from itself
+    place = tuple(int(i) for i in (bad[0] if len(bad) else (0,) * labels.ndim))
+    why = "class numbers are whole" if len(bad) else "class numbers are integers, not floats"
+    raise LabelError(
+        f"Label {labels[place]} at index {place[0] if len(place) == 1 else place} of type "
+        f"{labels.dtype}: {why}. Convert them: y.astype('int64'), or give rows of probabilities."
+    )
+
+
+def _probe(model: Module, setup: Compiled, data: Data, size: int) -> Tensor:
+    """Run model, loss and metrics on the first rows, so that what does not fit is told at once.
+
+    Builds the model if it was not built. Returns the predictions.
+    """
+    x, y, _ = data.head(size)
+    with no_grad(), mode(model, training=False):
+        prediction = model(x)
+        if not isinstance(prediction, Tensor) or not prediction.shape:
+            raise DTypeError(
+                f"{type(model).__name__} returned {type(prediction).__name__}; fit needs one "
+                f"tensor with a row of predictions for each of x."
+            )
+        if isinstance(data, ArrayData) and data.y is not None:
+            _check_labels(setup.loss, prediction, data.y)
+        value = setup.loss(prediction, y)
+        for metric in setup.metrics:
+            metric.measure(prediction, y)
+    if not isinstance(value, Tensor) or value.size != 1 or value.shape:
+        shape = getattr(value, "shape", None)
+        raise ShapeError(
+            f"The loss {name_of(setup.loss)} returned {type(value).__name__} of shape {shape}; it "
+            f"must return one number. Reduce it: losses.mean()."
+        )
+    return prediction
+
+
+# Where
+
+
+def _place(model: Module) -> Place:
+    first = model._first_parameter()
+    dtype = first.dtype if first is not None else model._target_dtype or dtypes.float32
+    return Place(model.device, dtype)
+
+
+def _settle_device(model: Module, setup: Compiled, data: Data, size: int) -> None:
+    """Do what device="auto" asked for: measure, move the model and the data, keep the report."""
+    host = [None if part is None else part.numpy() for part in data.head(size)]
+
+    def make_step(name: str) -> calibrate.Step:
+        twin, optimizer = calibrate.copied(model, setup.optimizer)
+        twin.to(name).train()
+        optimizer.bind(twin)
+        batch = [None if part is None else asarray(part, device=name) for part in host]
+        return lambda: train_step(twin, setup.loss, optimizer, *batch)  # type: ignore[arg-type]
+
+    report = calibrate.choose(make_step)
+    vars(model)["device_report"] = report
+    setup.auto = False
+    model.to(report.choice)
+    data.to(_place(model))
+
+
+# The four functions
+
+
+def fit(
+    model: Module,
+    x: Any,
+    y: Any = None,
+    *,
+    batch_size: int = 32,
+    epochs: int = 1,
+    validation_data: Any = None,
+    validation_split: float = 0.0,
+    shuffle: bool = True,
+    callbacks: Sequence[Callback] = (),
+    verbose: Any = "auto",
+    initial_epoch: int = 0,
+    class_weight: ClassWeight | None = None,
+    sample_weight: Any = None,
+    resume: Any = None,
+) -> History:
+    """Train a compiled model; return its History, which is ``model.history`` too.
+
+    ``x`` and ``y`` are arrays, of the host or of any device, and are moved to the model's device
+    once; or ``x`` is an iterable of batches ``(x, y)`` or ``(x, y, weights)``, read once an epoch.
+    ``validation_split`` keeps the last part of the arrays, before they are shuffled. Shuffles come
+    from nnx.random: one seed gives the same on every device. Training runs over the epochs
+    ``initial_epoch`` to ``epochs`` - 1. ``resume`` is a file of `nnx.callbacks.Checkpoint`: goes on
+    from it exactly.
+    ``sample_weight`` and ``class_weight`` multiply the loss of each row; the mean is over all rows.
+    On Ctrl-C the running step ends, what was learned is kept, and the KeyboardInterrupt that is
+    raised, a `TrainingInterrupted`, says how to go on; a second Ctrl-C stops at once.
+    Raises: before any parameter changes, DataError, LabelError, ShapeError or DTypeError for data
+    and settings that do not fit; NonFiniteError at the first loss that is NaN or infinite, with the
+    parameters as they were before that step.
+    """
+    setup = compiled(model)
+    size, last = _whole("batch_size", batch_size, 1), _whole("epochs", epochs, 1)
+    first = _whole("initial_epoch", initial_epoch, 0)
+    split = _check_split(validation_split, validation_data, x)
+    data = open_data(_place(model), x, y, sample_weight)
+    validation: Data | None = None
+    if split:
+        assert isinstance(data, ArrayData)
+        data, validation = data.split(split)
+    prediction = _probe(model, setup, data, size)
+    setup.optimizer.bind(model)
+    if class_weight is not None:
+        checked = _check_class_weight(class_weight, max(2, prediction.shape[-1]))
+        data.weigh(_place(model), checked)
+    if setup.auto:
+        _settle_device(model, setup, data, size)
+        if validation is not None:
+            validation.to(_place(model))
+    if validation_data is not None:
+        validation = _open_pair(_place(model), validation_data)
+    if validation is not None:
+        _probe(model, setup, validation, size)
+    history = History()
+    hooks = Hooks(
+        [history, *callbacks, *shown(verbose)],
+        model,
+        {"epochs": last, "steps": data.steps(size), "verbose": verbose},
+    )
+    if resume is not None:
+        first = _resumed(resume, model, history)
+    vars(model)["history"] = history
+    loop = Loop(model, setup, hooks, data, validation, size, last)
+    try:
+        loop.run(range(first, last), shuffle=bool(shuffle))
+    except KeyboardInterrupt:
+        history.interrupted = True
+        raise
+    finally:
+        hooks.close()
+    return history
+
+
+def _open_pair(place: Place, validation_data: Any) -> Data:
+    """Return validation data given as (x, y), (x, y, weights) or an iterable of batches."""
+    if is_stream(validation_data):
+        return StreamData(place, validation_data)
+    if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
+        raise DataError("validation_data is (x, y), (x, y, weights) or an iterable of batches.")
+    return open_data(place, *validation_data)
+
+
+def _resumed(path: Any, model: Module, history: History) -> int:
+    from nnx import checkpoint
+
+    progress = checkpoint.load_training(path, model)
+    history.epoch, history.history = list(progress.epochs), dict(progress.history)
+    return progress.epoch
+
+
+def evaluate(
+    model: Module,
+    x: Any,
+    y: Any = None,
+    batch_size: int = EVALUATION_ROWS,
+    *,
+    sample_weight: Any = None,
+) -> dict[str, float]:
+    """Return the loss and the metrics of a compiled model, by name, over all rows.
+
+    The data is as for `fit`. Nothing is learned or recorded.
+    Raises: as `fit`, for what does not fit.
+    """
+    setup = compiled(model)
+    size = _whole("batch_size", batch_size, 1)
+    data = open_data(_place(model), x, y, sample_weight)
+    _probe(model, setup, data, size)
+    return measure(model, setup, data, size)
+
+
+def predict(model: Module, x: Any, batch_size: int = EVALUATION_ROWS) -> Any:
+    """Return the model's outputs as a new NumPy array, one row a row of x.
+
+    ``x`` is an array, or an iterable of batches ``x`` or ``(x, ...)``. Nothing is recorded, and
+    layers run as in `Module.eval`.
+    """
+    import numpy as np
+
+    size = _whole("batch_size", batch_size, 1)
+    place = _place(model)
+    data: Data = StreamData(place, x, needs_targets=False) if is_stream(x) else ArrayData(place, x)
+    parts = []
+    with no_grad(), mode(model, training=False):
+        for batch, _, _ in data.batches(size):
+            out = model(batch)
+            if not isinstance(out, Tensor):
+                raise DTypeError(
+                    f"{type(model).__name__} returned {type(out).__name__}; predict needs one "
+                    f"tensor."
+                )
+            # A copy at once: a compiled step may fill the same memory again.
+            parts.append(np.array(out.numpy()))
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]

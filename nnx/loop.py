@@ -1,0 +1,281 @@
+"""The loop of training: steps, epochs, what stops them, and measuring without learning."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from nnx import diagnose, random
+from nnx.autodiff import enable_grad, no_grad
+from nnx.batches import ArrayData, Data
+from nnx.callbacks import History, Hooks, Logs
+from nnx.errors import DataError, NonFiniteError
+from nnx.metrics import Metric, Tally
+from nnx.nn.losses import Loss
+from nnx.nn.module import Module
+from nnx.ops import reduce
+from nnx.optim import Optimizer
+from nnx.tensor import Tensor
+
+EVALUATION_ROWS = 256
+"""The batch size without a tape, where more rows at once cost only memory."""
+
+
+class Compiled:
+    """What `nnx.fit.compile_model` set: how a model is trained and measured."""
+
+    def __init__(
+        self, optimizer: Optimizer, loss: Loss, metrics: tuple[Metric, ...], auto: bool
+    ) -> None:
+        self.optimizer = optimizer
+        self.loss = loss
+        self.metrics = metrics
+        self.auto = auto
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """A first Ctrl-C ended training after a whole step; the message says how to go on.
+
+    ``history`` has the finished epochs.
+    """
+
+    def __init__(self, message: str, history: History) -> None:
+        super().__init__(message)
+        self.history = history
+
+
+@contextlib.contextmanager
+def mode(model: Module, training: bool) -> Iterator[None]:
+    """Put all modules in a mode, and back into the one that each was in."""
+    before = [(module, module.training) for _, module in model.named_modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, was in before:
+            module.training = was
+
+
+def name_of(function: Any) -> str:
+    """Return what messages call a function."""
+    return getattr(function, "__name__", type(function).__name__)
+
+
+# Steps
+
+
+def train_step(
+    model: Module, loss: Loss, optimizer: Optimizer, x: Tensor, y: Tensor, weight: Tensor | None
+) -> tuple[float, Tensor, Tensor]:
+    """Do one step of training; return the loss as a number and as a tensor, and the predictions.
+
+    A loss that is not finite changes no parameter; to know, the loss is read at every step.
+    """
+    optimizer.zero_grad()
+    prediction = model(x)
+    value = loss_of(loss, prediction, y, weight)
+    number: float = value.item()
+    if math.isfinite(number):
+        value.backward()
+        optimizer.step()
+    return number, value, prediction
+
+
+def loss_of(loss: Loss, prediction: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
+    """Return the mean loss, or with weights the mean over the rows of loss times weight.
+
+    Source of the weighted form: Keras, which divides by the rows and not by the weights' sum.
+    """
+    if weight is None:
+        return loss(prediction, y)  # type: ignore[no-any-return]
+    try:
+        each = loss(prediction, y, reduction="none")
+    except TypeError as error:
+        raise DataError(
+            f"The loss {name_of(loss)} gives no loss for each row, which weights need: {error}. "
+            f"Let it take reduction='none', or leave the weights out."
+        ) from error
+    if each.ndim > 1:
+        each = reduce.mean(each, axis=tuple(range(1, each.ndim)))
+    return reduce.mean(each * weight)
+
+
+def measure(model: Module, setup: Compiled, data: Data, size: int) -> Logs:
+    """Return loss and metrics over all rows of the data; a smaller last batch counts as its rows.
+
+    Nothing is recorded, and layers run as in `Module.eval`.
+    """
+    total, rows = 0.0, 0
+    tally = Tally(setup.metrics)
+    with no_grad(), mode(model, training=False):
+        for x, y, weight in data.batches(size):
+            prediction = model(x)
+            n = x.shape[0]
+            total += loss_of(setup.loss, prediction, y, weight).item() * n
+            rows += n
+            tally.add(prediction, y)
+    return {"loss": total / rows, **tally.results()}
+
+
+# Ctrl-C
+
+
+class _CtrlC:
+    """Within it, a first Ctrl-C is only noted, a second one raises KeyboardInterrupt.
+
+    Only the main thread gets signals; elsewhere, and where Ctrl-C is ignored, nothing changes.
+    """
+
+    noted = False
+
+    def __enter__(self) -> _CtrlC:
+        self._before: Any = None
+        if threading.current_thread() is threading.main_thread():
+            before = signal.getsignal(signal.SIGINT)
+            if callable(before):
+                self._before = before
+                signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, number: int, frame: object) -> None:
+        if self.noted:
+            raise KeyboardInterrupt
+        self.noted = True
+
+
+# Epochs
+
+
+class Loop:
+    """One call of `fit`, its data checked and moved."""
+
+    def __init__(
+        self,
+        model: Module,
+        setup: Compiled,
+        hooks: Hooks,
+        data: Data,
+        validation: Data | None,
+        size: int,
+        last: int,
+    ) -> None:
+        self._model, self._setup, self._hooks = model, setup, hooks
+        self._data, self._validation = data, validation
+        self._size, self._last = size, last
+
+    def run(self, epochs: range, shuffle: bool) -> None:
+        """Train.
+
+        Raises: TrainingInterrupted after Ctrl-C; NonFiniteError at a loss that is not finite.
+        """
+        model, hooks = self._model, self._hooks
+        vars(model)["stop_training"] = False
+        logs: Logs = {}
+        with _CtrlC() as ctrl_c, mode(model, training=True), enable_grad():
+            for call in hooks.on_train_begin:
+                call(None)
+            for epoch in epochs:
+                for call_at in hooks.on_epoch_begin:
+                    call_at(epoch, None)
+                logs = self._steps(epoch, shuffle, ctrl_c)
+                logs |= self._validated()
+                for call_at in hooks.on_epoch_end:
+                    call_at(epoch, logs)
+                if ctrl_c.noted:
+                    self._interrupted(epoch + 1, 0)
+                if vars(model)["stop_training"]:
+                    break
+            for call in hooks.on_train_end:
+                call(logs)
+
+    def _steps(self, epoch: int, shuffle: bool, ctrl_c: _CtrlC) -> Logs:
+        """Go through the data once; return the means over it."""
+        model, setup, hooks, data = self._model, self._setup, self._hooks, self._data
+        loss, optimizer = setup.loss, setup.optimizer
+        order = None
+        if shuffle and isinstance(data, ArrayData):
+            order = random.default_generator().host_permutation(data.rows)
+        tally = Tally(setup.metrics)
+        total, rows = 0.0, 0
+        for step, (x, y, weight) in enumerate(data.batches(self._size, order)):
+            for call in hooks.on_train_batch_begin:
+                call(step, None)
+            number, value, prediction = train_step(model, loss, optimizer, x, y, weight)
+            if not math.isfinite(number):
+                where = self._positions(order, rows, x.shape[0])
+                self._not_finite(epoch, step, where, x, y, value)
+            n = x.shape[0]
+            total += number * n
+            rows += n
+            tally.add(prediction, y)
+            if hooks.on_train_batch_end:
+                logs = {"loss": total / rows}
+                for call in hooks.on_train_batch_end:
+                    call(step, logs)
+            if ctrl_c.noted and rows != data.rows:
+                self._interrupted(epoch, step + 1)
+        bad = diagnose.bad_parameter(model)
+        if bad:
+            raise NonFiniteError(
+                f"In epoch {epoch + 1} of {self._last} every loss was finite, but now {bad}: a "
+                f"gradient overflowed in its last step. {_advice(optimizer)}"
+            )
+        return {"loss": total / rows, **tally.results()}
+
+    def _validated(self) -> Logs:
+        if self._validation is None:
+            return {}
+        for call in self._hooks.on_test_begin:
+            call(None)
+        logs = measure(self._model, self._setup, self._validation, max(self._size, EVALUATION_ROWS))
+        for call in self._hooks.on_test_end:
+            call(logs)
+        return {f"val_{name}": value for name, value in logs.items()}
+
+    # What stops it
+
+    def _interrupted(self, epochs: int, steps: int) -> NoReturn:
+        """Say what was done, and how to go on."""
+        done = f"after {epochs} of {self._last} epochs"
+        if steps:
+            done += f" and {steps} of {self._data.steps(self._size) or 'many'} steps"
+        raise TrainingInterrupted(
+            f"Training was stopped by Ctrl-C {done}. The model keeps what it has learned, and "
+            f"model.history the finished epochs. To go on: "
+            f"model.fit(..., epochs={self._last}, initial_epoch={epochs}).",
+            vars(self._model)["history"],
+        )
+
+    def _positions(self, order: Any, start: int, n: int) -> Any:
+        """Return where the rows of a batch stand in the data; None for an iterable's."""
+        if not isinstance(self._data, ArrayData):
+            return None
+        return range(start, start + n) if order is None else order[start : start + n]
+
+    def _not_finite(
+        self, epoch: int, step: int, rows: Any, x: Tensor, y: Tensor, value: Tensor
+    ) -> NoReturn:
+        n, steps = x.shape[0], self._data.steps(self._size)
+        if rows is None:
+            named = f"the {n} rows of batch {step} of the iterable"
+        else:
+            named = f"rows {', '.join(str(row) for row in rows[:8])}"
+            named += f", ... of x, {n} in all" if n > 8 else " of x"
+        cause = diagnose.first_bad(self._model, x, y, rows, value)
+        raise NonFiniteError(
+            f"The loss became {value.item()} in epoch {epoch + 1} of {self._last}, step {step + 1}"
+            f"{f' of {steps}' if steps else ''} ({named}). First bad: {cause}. The parameters are "
+            f"as they were before this step. {_advice(self._setup.optimizer)}"
+        )
+
+
+def _advice(optimizer: Optimizer) -> str:
+    return f"Check the data, scale it, or lower the learning rate (now {optimizer.lr:g})."

@@ -1,0 +1,51 @@
+"""The devices that tests run on: four everywhere, the others where they are installed."""
+
+from importlib import util
+
+import pytest
+
+import nnx
+from nnx.op import OPS
+
+EVERYWHERE = ("loops", "numpy", "numba", "array_api:array_api_strict")
+ELSEWHERE = {"array_api:torch": "torch", "array_api:jax.numpy": "jax"}
+
+
+def why_not(name):
+    """Return why a device cannot be used here, None where it can."""
+    module = ELSEWHERE.get(name)
+    if module is not None and util.find_spec(module) is None:
+        return f"{module} is not installed"
+    try:
+        nnx.device(name)
+    except nnx.DeviceError as error:
+        return str(error)
+    return None
+
+
+def device_params():
+    """Return every device as a pytest parameter; those that cannot be used say why."""
+    params = [pytest.param(name, id=name) for name in EVERYWHERE]
+    for name in (*ELSEWHERE, "cupy"):
+        reason = why_not(name)
+        marks = [pytest.mark.gpu] if name == "cupy" else []
+        if reason is not None:
+            marks.append(pytest.mark.skip(reason=reason))
+        params.append(pytest.param(name, id=name, marks=marks))
+    return params
+
+
+def table_params():
+    """Return each op on each device; a device that cannot be used is one row, and says why."""
+    return [
+        pytest.param(op, *param.values, id=f"{param.id}-{op}", marks=param.marks)
+        for param in device_params()
+        for op in (["every op"] if any(m.name == "skip" for m in param.marks) else OPS)
+    ]
+
+
+def pytest_generate_tests(metafunc):
+    if "op_name" in metafunc.fixturenames:
+        metafunc.parametrize(("op_name", "device_name"), table_params())
+    elif "device_name" in metafunc.fixturenames:
+        metafunc.parametrize("device_name", device_params())
