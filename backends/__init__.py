@@ -7,7 +7,6 @@ import importlib
 import warnings
 
 from nnx.backends.protocol import Backend, Hardware, Unavailable
-
 from nnx.errors import DeviceError, did_you_mean
 
 BUILTIN = {

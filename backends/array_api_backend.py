@@ -32,7 +32,11 @@ class ArrayApiBackend(Backend):
             "reshape": self._reshape,
             "broadcast_to": self._broadcast_to,
             "permute_dims": self._permute_dims,
-            **{name: self._totals(getattr(self.xp, name)) for name in sums},
+            **{
+                name: self._totals(getattr(self.xp, name))
+                for name in sums
+                if hasattr(self.xp, name)
+            },
         }
 
     @functools.cached_property
@@ -45,9 +49,15 @@ class ArrayApiBackend(Backend):
                 f"another, as in 'array_api:torch' or 'array_api:array_api_strict'."
             )
         try:
-            return importlib.import_module(f"array_api_compat.{path}" if path in COMPAT else path)
+            xp = importlib.import_module(f"array_api_compat.{path}" if path in COMPAT else path)
         except ImportError as error:
             raise DeviceError(f"Device {self.name!r} does not import: {error}.") from error
+        if not hasattr(xp, "asarray"):
+            raise DeviceError(
+                f"Device {self.name!r}: {path!r} has no asarray: it is no namespace of the array API "
+                f"standard. Name one that is, as in 'array_api:torch'."
+            )
+        return xp
 
     @functools.cached_property
     def places(self) -> tuple[Any, ...]:

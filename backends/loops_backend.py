@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from nnx.backends.protocol import Backend, Hardware
 
 from nnx import dtypes, shapes
+from nnx.backends.protocol import Backend, Hardware
 from nnx.device import Namespace, bind_ops
 from nnx.op import OPS, Op
 
@@ -136,9 +136,7 @@ class _Scalars:
     sinh = staticmethod(lambda x: _ieee(math.sinh, overflow=math.copysign(INF, x))(x))
     cosh, tanh, asinh = staticmethod(_ieee(math.cosh)), math.tanh, math.asinh
     acosh = staticmethod(_ieee(math.acosh))
-    atanh = staticmethod(
-        lambda x: math.copysign(INF, x) if abs(x) == 1 else _ieee(math.atanh)(x)
-    )
+    atanh = staticmethod(lambda x: math.copysign(INF, x) if abs(x) == 1 else _ieee(math.atanh)(x))
     equal, not_equal = operator.eq, operator.ne
     less, less_equal, greater, greater_equal = operator.lt, operator.le, operator.gt, operator.ge
     logical_and = staticmethod(lambda x, y: bool(x) and bool(y))

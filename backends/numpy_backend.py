@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from nnx.backends.protocol import Backend, Hardware
 
+from nnx.backends.protocol import Backend, Hardware
 
 BLAS = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 """Types for which a product with ones is a faster sum, and the method `dot` a faster product."""
@@ -25,6 +25,8 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     """Return x @ weight + bias with the bias added in place."""
     out = matmul(x, weight)
     if bias is not None:
+        if bias.shape != weight.shape[1:]:
+            shapes.linear(x.shape, weight.shape, bias.shape)
         out += bias
     return out
 

@@ -24,10 +24,10 @@ from pathlib import Path
 # One thread: products this small do not gain from a second, and the figure is about overhead.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import numpy as np  # noqa: E402 (after the thread count is set)
+import numpy as np
 
-import nnx  # noqa: E402
-from nnx import nn, optim  # noqa: E402
+import nnx
+from nnx import nn, optim
 
 SIZES = (784, 16, 16, 10)
 LEARNING_RATE = 0.01
@@ -126,9 +126,7 @@ def measure_import(rounds: int) -> dict:
         return float(result.stdout)
 
     seconds("import numpy, nnx")
-    extra = [
-        1e3 * (seconds("import numpy, nnx") - seconds("import numpy")) for _ in range(rounds)
-    ]
+    extra = [1e3 * (seconds("import numpy, nnx") - seconds("import numpy")) for _ in range(rounds)]
     return _figure("import, ms over numpy", extra, "both in fresh processes")
 
 

@@ -18,9 +18,9 @@ def compile_and_fit(flowers, epochs, device):
     # the loss takes its three outputs as they are, and puts softmax on them itself.
     model = nn.Sequential(nn.Dense(20, "tanh"), nn.Dense(10, "tanh"), nn.Dense(3))
     model.compile(
-        optimizer=optim.Adam(0.01), loss="cross_entropy", metrics=["accuracy"], device=device
+        optimizer=optim.Adam(0.005), loss="cross_entropy", metrics=["accuracy"], device=device
     )
-    history = model.fit(flowers.x_train, flowers.y_train, batch_size=16, epochs=epochs, verbose=0)
+    history = model.fit(flowers.x_train, flowers.y_train, batch_size=30, epochs=epochs, verbose=0)
     show("compile and fit", history.history["loss"])
     return model.evaluate(flowers.x_test, flowers.y_test)["accuracy"]
 
@@ -39,10 +39,10 @@ class Flowers(nn.Module):
         return self.out(x)
 
 
-def explicit_loop(flowers, epochs, device, batch_size=16):
+def explicit_loop(flowers, epochs, device, batch_size=30):
     """Return the accuracy on the held-out flowers of a network trained by a loop of our own."""
     model = Flowers().to(device)
-    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    optimizer = optim.Adam(model.parameters(), lr=0.005)
     x, y, x_test, y_test = (nnx.asarray(part, device=device) for part in flowers[:4])
 
     losses = []
@@ -72,7 +72,7 @@ def show(style, losses):
     print(f"{style:<16} loss after {shown}")
 
 
-def main(device="cpu", epochs=50, seed=0):
+def main(device="cpu", epochs=100, seed=0):
     flowers = nnx.data.load("iris")
     print(f"device {nnx.device(device)}")
     print(f"{len(flowers.x_train)} flowers to learn from, {len(flowers.x_test)} held out")
@@ -87,5 +87,5 @@ def main(device="cpu", epochs=50, seed=0):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Iris in two styles.")
     parser.add_argument("--device", default="cpu", help="a name from `nnx devices`")
-    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--epochs", type=int, default=100)
     main(**vars(parser.parse_args()))

@@ -102,7 +102,10 @@ for _module in _ops.MODULES:
     for _name in (_ops.OPS.keys() & vars(_module).keys()) - {"astype"}:
         globals()[_name] = getattr(_module, _name)
 
-_LAZY = ("backends", "data", "nn", "optim", "random", "testing")
+_LAZY = (
+    "backends", "callbacks", "checkpoint", "data", "fit", "metrics", "nn", "optim", "random",
+    "testing",
+)  # fmt: skip
 
 __all__ = [
     "CheckpointError", "DType", "DTypeError", "DataError", "Device", "DeviceError", "DeviceInfo",
@@ -123,7 +126,27 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return importlib.import_module(f"nnx.{name}")
-    raise AttributeError(f"module 'nnx' has no attribute {name!r}")
+    raise AttributeError(f"module 'nnx' has no attribute {name!r}.{_hint(name)}")
+
+
+def _hint(name: str) -> str:
+    """Return what a name of NumPy or PyTorch is called here, or the nearest name."""
+    standard = {
+        "array": "asarray", "tensor": "asarray", "concatenate": "concat", "cat": "concat",
+        "transpose": "permute_dims", "dot": "matmul", "absolute": "abs", "power": "pow",
+        "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arctan2": "atan2", "amax": "max",
+        "amin": "min", "cumsum": "cumulative_sum", "cumprod": "cumulative_prod",
+        "unsqueeze": "expand_dims", "from_numpy": "asarray", "clamp": "clip", "mul": "multiply",
+        "sub": "subtract", "div": "divide", "neg": "negative", "invert": "bitwise_invert",
+    }  # fmt: skip
+    if name in standard:
+        return f" The array API's name is nnx.{standard[name]}."
+    if name.startswith("_"):
+        return ""
+    import difflib
+
+    near = difflib.get_close_matches(name, __dir__(), n=1, cutoff=0.7)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def __dir__() -> list[str]:

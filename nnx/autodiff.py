@@ -132,6 +132,7 @@ def _sweep(
     """
     leads = None if wanted is None else _leading_to(nodes, wanted)
     inputs: Sequence[Any]
+    rules: tuple[Any, ...]
     for node in nodes:
         g = grads.pop(id(node), None)
         if g is None:
@@ -142,15 +143,17 @@ def _sweep(
         else:
             xp, inputs, out = node.device.namespace, node.arrays or (), node.out
         vjp, attrs = node.op.vjp, node.attrs
-        separate = type(vjp) is tuple
-        together = None if separate else vjp(xp, g, out, *inputs, **attrs)  # type: ignore[misc]
+        if isinstance(vjp, tuple):
+            rules, together = vjp, ()
+        else:
+            rules, together = (), vjp(xp, g, out, *inputs, **attrs)  # type: ignore[misc]
         for i in node.tracked:
             x = node.inputs[i]
             key = id(x) if x.node is None else id(x.node)
             if leads is not None and key not in leads:
                 continue
-            if separate:
-                rule = vjp[i]  # type: ignore[index]
+            if rules:
+                rule = rules[i]
                 share = None if rule is None else rule(xp, g, out, *inputs, **attrs)
             else:
                 share = together[i]

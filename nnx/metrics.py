@@ -119,7 +119,7 @@ def top_k_accuracy(predictions: Any, targets: Any, k: int = 5) -> State:
         raise DataError(f"top_k_accuracy: k is from 1 to the {n_classes} classes, got {k}.")
     if targets.ndim == predictions.ndim:
         targets = reduce.argmax(targets, axis=-1)
-    place = layout.expand_dims(targets.astype(dtypes.int64), axis=-1)
+    place = layout.expand_dims(targets.astype(targets.device.nearest(dtypes.int64)), axis=-1)
     own = layout.take_along_axis(predictions, place, axis=-1)
     classes: Any = creation.arange(n_classes, device=predictions.device)
     # A NaN is never below: it counts as ahead, so that no row with one is right by accident.

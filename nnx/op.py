@@ -47,7 +47,7 @@ class Op:
 
     __slots__ = (
         "attr_names", "doc", "dtype", "eval", "input_names", "kind", "linear",
-        "n_inputs", "name", "primitive", "shape", "unifies", "values", "vjp", "weak",
+        "n_inputs", "n_positional", "name", "primitive", "shape", "unifies", "values", "vjp", "weak",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +73,8 @@ class Op:
         n_inputs = self.n_inputs or 0
         self.input_names = names[:n_inputs]
         self.attr_names = names[n_inputs:]
+        # Of these, the ones before the bare * may be given by position.
+        self.n_positional = code.co_argcount - 1 - n_inputs
         every = range(n_inputs) if self.n_inputs is not None else _ALL
         self.values: Sequence[int] = every if values is None else values
         # Only here may a Python number stand for an array; elsewhere it becomes one.
@@ -179,20 +181,32 @@ def _bind(entry: Op, inputs: tuple[Any, ...], attrs: Attrs) -> tuple[tuple[Any, 
     unknown = sorted(attrs.keys() - set(entry.attr_names))
     if unknown:
         allowed = ", ".join(entry.input_names + entry.attr_names)
-        raise TypeError(f"{entry.name}() has no argument {unknown[0]!r}; it takes {allowed}")
+        hint = _ELSEWHERE.get(unknown[0], "").format(name=entry.name)
+        raise TypeError(f"{entry.name}() has no argument {unknown[0]!r}; it takes {allowed}.{hint}")
     if entry.dtype == "attr" and attrs.get("dtype") is not None:
         # A name, such as "int64", means nothing to most libraries.
         attrs["dtype"] = dtypes.as_dtype(attrs["dtype"])
     return inputs, attrs
 
 
+_ELSEWHERE = {
+    "dim": " What PyTorch calls dim is axis.",
+    "keepdim": " What PyTorch calls keepdim is keepdims.",
+    "ddof": " What NumPy calls ddof is correction.",
+    "out": " NumPy's functions do not run on tensors: call nnx.{name}(x).",
+}
+
+
 def _by_name(entry: Op, inputs: tuple[Any, ...], attrs: Attrs) -> tuple[tuple[Any, ...], Attrs]:
     """Move inputs given by keyword, and attributes given by position, to where they belong."""
     n_inputs = len(entry.input_names)
     extra = inputs[n_inputs:]
-    if len(extra) > len(entry.attr_names):
-        allowed = ", ".join(entry.input_names + entry.attr_names)
-        raise TypeError(f"{entry.name}() takes {allowed}; got {len(inputs)} arguments")
+    if len(extra) > entry.n_positional:
+        allowed = ", ".join((*entry.input_names, *entry.attr_names[: entry.n_positional]))
+        raise TypeError(
+            f"{entry.name}() takes {allowed} by position, got {len(inputs)} arguments. Give a shape "
+            f"or several axes as one tuple, and the rest by name."
+        )
     attrs = {**dict(zip(entry.attr_names, extra, strict=False)), **attrs}
     given = list(inputs[:n_inputs])
     for name in entry.input_names[len(given) :]:
@@ -209,7 +223,17 @@ class Node:
     inputs' versions, which every write raises.
     """
 
-    __slots__ = ("arrays", "attrs", "device", "inputs", "op", "out", "sequence", "tracked", "version")
+    __slots__ = (
+        "arrays",
+        "attrs",
+        "device",
+        "inputs",
+        "op",
+        "out",
+        "sequence",
+        "tracked",
+        "version",
+    )
 
     def __init__(
         self,

@@ -220,7 +220,8 @@ def nonzero(x: Tensor, /) -> tuple[Tensor, ...]:
 
 def count_nonzero(x: Tensor, /, *, axis: Any = None, keepdims: bool = False) -> Tensor:
     """Return how many elements are not 0."""
-    return reduce.sum((x != 0).astype(dtypes.int64), axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
+    counted = (x != 0).astype(x.device.nearest(dtypes.int64))
+    return reduce.sum(counted, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
 
 
 def isin(x1: Any, x2: Any, /, *, invert: bool = False) -> Tensor:

@@ -126,7 +126,7 @@ class Tensor:
         return f"Tensor({text}{kind}, device={self.device.name!r}{tape})"
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if spec else str(self)
+        return format(self.item(), spec) if spec or not self.shape else str(self)
 
     __hash__ = object.__hash__
 
@@ -186,7 +186,7 @@ class Tensor:
             return [asarray(places, device=self.device) for places in index.numpy().nonzero()]
         if index.dtype.kind not in ("int", "uint"):
             if not index.size:
-                return [index.astype(dtypes.int64)]
+                return [index.astype(self.device.nearest(dtypes.int64))]
             raise DTypeError(f"An index is of integers or booleans, got {index.dtype}.")
         return [index]
 
@@ -402,6 +402,8 @@ def asarray(
             changed = obj if wanted is None else layout.astype(obj, wanted)
             return changed if changed is not obj else elementwise.positive(obj)
         obj = obj.numpy()
+    elif isinstance(obj, list | tuple) and recording.on:
+        _check_untracked(obj)
     host = to_host(obj)
     if wanted is None:
         # Only a type that was named must be had; JAX without its 64-bit mode narrows the rest.
@@ -418,6 +420,18 @@ def asarray(
             f"{where.name!r} as {wanted}. Leave copy out, or pass an array of that type."
         )
     return Tensor(array, where)
+
+
+def _check_untracked(items: Any) -> None:
+    """Refuse to copy the values out of tensors whose gradients would stop here in silence."""
+    for item in items:
+        if isinstance(item, Tensor) and item.requires_grad:
+            raise GradientError(
+                "asarray: the list holds tensors that gradients go through, and a copy of their "
+                "values would end them. Use nnx.stack([...]), or x.detach()."
+            )
+        if isinstance(item, list | tuple):
+            _check_untracked(item)
 
 
 def _check_whole(host: Any, wanted: DType) -> None:

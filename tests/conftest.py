@@ -40,12 +40,27 @@ def table_params():
     return [
         pytest.param(op, *param.values, id=f"{param.id}-{op}", marks=param.marks)
         for param in device_params()
-        for op in (["every op"] if any(m.name == "skip" for m in param.marks) else OPS)
+        for op in (["every op"] if is_skipped(param) else OPS)
     ]
 
 
+def is_skipped(param):
+    return any(mark.name == "skip" for mark in param.marks)
+
+
 def pytest_generate_tests(metafunc):
+    """Fill in ``device_name`` (every device), and ``usable`` (those here; the table says the rest)."""
     if "op_name" in metafunc.fixturenames:
         metafunc.parametrize(("op_name", "device_name"), table_params())
     elif "device_name" in metafunc.fixturenames:
         metafunc.parametrize("device_name", device_params())
+    elif "usable" in metafunc.fixturenames:
+        metafunc.parametrize("usable", [p for p in device_params() if not is_skipped(p)])
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what is marked slow unless it is asked for: ``pytest -m slow``."""
+    if "slow" not in config.option.markexpr:
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow; run it with -m slow"))

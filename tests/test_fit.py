@@ -354,6 +354,11 @@ def test_fit_trains_with_dropout_and_leaves_the_mode_as_it_was():
     model.eval()
     model.fit(X, Y, epochs=2, validation_data=(X, Y), callbacks=[note])
     assert modes == [True] * 4 and not model[1].training
+    model.train()
+    figures = model.evaluate(X, Y)
+    with nnx.no_grad():
+        loss = nn.cross_entropy(nnx.asarray(model.predict(X)), nnx.asarray(Y))
+    assert figures["loss"] == model.history.history["val_loss"][-1] == loss.item()
     assert not np.isclose(model.history.history["loss"][0], model.evaluate(X, Y)["loss"])
 
 

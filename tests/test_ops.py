@@ -167,9 +167,13 @@ def test_concat_stack_split_unstack_and_moveaxis_equal_numpy():
     host = np.arange(24.0).reshape(2, 3, 4)
     x = nnx.asarray(host, device="numpy")
     for axis in (0, 1, -1):
-        np.testing.assert_array_equal(nnx.concat([x, x], axis=axis), np.concatenate([host] * 2, axis))
+        np.testing.assert_array_equal(
+            nnx.concat([x, x], axis=axis), np.concatenate([host] * 2, axis)
+        )
         np.testing.assert_array_equal(nnx.stack([x, x], axis=axis), np.stack([host] * 2, axis))
-        for part, wanted in zip(nnx.split(x, [1], axis=axis), np.split(host, [1], axis), strict=True):
+        for part, wanted in zip(
+            nnx.split(x, [1], axis=axis), np.split(host, [1], axis), strict=True
+        ):
             np.testing.assert_array_equal(part, wanted)
         for part, wanted in zip(nnx.unstack(x, axis=axis), np.moveaxis(host, axis, 0), strict=True):
             np.testing.assert_array_equal(part, wanted)
@@ -227,7 +231,11 @@ def equal(got, wanted):
 
 
 @DRAWN
-@given(hnp.mutually_broadcastable_shapes(num_shapes=2, max_dims=3, max_side=3, min_side=0), st.data(), ON)
+@given(
+    hnp.mutually_broadcastable_shapes(num_shapes=2, max_dims=3, max_side=3, min_side=0),
+    st.data(),
+    ON,
+)
 def test_drawn_broadcasting_equals_numpy(drawn, data, on):
     x, y = (data.draw(arrays(shape)) for shape in drawn.input_shapes)
     a, b = nnx.asarray(x, device=on), nnx.asarray(y, device=on)

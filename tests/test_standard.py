@@ -39,9 +39,7 @@ def x(request):
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_sort_and_argsort_equal_numpy(x, axis, descending):
     order = np.argsort(-HOST if descending else HOST, axis=axis, stable=True)
-    np.testing.assert_array_equal(
-        nnx.argsort(x, axis=axis, descending=descending).numpy(), order
-    )
+    np.testing.assert_array_equal(nnx.argsort(x, axis=axis, descending=descending).numpy(), order)
     np.testing.assert_array_equal(
         nnx.sort(x, axis=axis, descending=descending).numpy(),
         np.take_along_axis(HOST, order, axis),

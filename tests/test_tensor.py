@@ -263,3 +263,81 @@ def test_matmul_error_explains_a_missing_transpose(device):
     with pytest.raises(nnx.ShapeError, match=r"Transpose the second: x @ y\.mT fits"):
         quantities @ prices
     assert (quantities @ prices.mT).item() == pytest.approx(15.0)
+
+
+def test_python_floats_of_a_named_type_are_not_rounded_before(device):
+    assert nnx.asarray(2.001, dtype="float64", device=device).item() == 2.001
+    assert nnx.asarray([[0.1]], dtype="float64", device=device).tolist() == [[0.1]]
+    assert nnx.asarray([2.001], device=device).dtype == "float32"
+
+
+def test_types_may_be_named_in_calls(device):
+    x = nnx.asarray([0.0, 1.0], device=device)
+    assert x.astype("int64").dtype == "int64"
+    assert nnx.one_hot(x.astype(int), 2, dtype="float64").dtype == "float64"
+    with pytest.raises(nnx.DTypeError, match="Did you mean 'float32'"):
+        x.astype("flaot32")
+
+
+def test_slice_beyond_the_end_stops_there(device):
+    x = nnx.arange(10, device=device)
+    assert x[8:20].tolist() == [8, 9]
+    assert x[-20:2].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("places", [[[0, -1], [3, 2]], [[-4, 3]]], ids=["square", "both ends"])
+def test_rows_are_taken_by_integers(device, places):
+    host = np.arange(40.0).reshape(4, 5, 2)
+    x, at = nnx.asarray(host, device=device), nnx.asarray(places, device=device)
+    np.testing.assert_array_equal(x[at], host[np.asarray(places)])
+    np.testing.assert_array_equal(x[:, at], host[:, np.asarray(places)])
+    for outside in (-5, 4):
+        with pytest.raises((IndexError, nnx.ShapeError)):
+            x[nnx.asarray([outside], device=device)]
+
+
+def test_write_of_a_tracked_value_is_refused_because_its_gradient_would_be_lost():
+    w = nnx.Parameter(nnx.asarray([1.0, 2.0], device="numpy").array, nnx.device("numpy"))
+    total = nnx.zeros(2, device="numpy")
+    with pytest.raises(nnx.GradientError, match=r"nnx\.stack"):
+        total[0] = 3.0 * w[0]
+    with nnx.no_grad():
+        total[0] = 3.0 * w[0]
+    assert total.tolist() == [3.0, 0.0]
+
+
+def test_asarray_of_tracked_tensors_is_refused():
+    w = nnx.ones((2,))
+    w.requires_grad = True
+    with pytest.raises(nnx.GradientError, match=r"nnx\.stack"):
+        nnx.asarray([[w[0], 1.0], [2.0, w[1]]])
+    assert nnx.stack([w[0], w[1]]).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda x: nnx.reshape(x, 2, 2), "as one tuple"),
+        (lambda x: x.mean(dim=0), "dim is axis"),
+        (lambda x: np.mean(x), r"nnx\.mean"),
+        (lambda x: nnx.sum(x, axes=0), "no argument 'axes'; it takes x, axis, keepdims"),
+    ],
+)
+def test_arguments_of_other_libraries_are_explained(call, text):
+    with pytest.raises(TypeError, match=text):
+        call(nnx.ones((2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("array", r"nnx\.asarray"), ("concatenate", r"nnx\.concat"), ("sigmoyd", "mean 'sigmoid'")],
+)
+def test_names_of_other_libraries_are_explained(name, text):
+    with pytest.raises(AttributeError, match=text):
+        getattr(nnx, name)
+
+
+def test_linear_takes_a_bias_of_one_axis_only(device):
+    x, w = nnx.ones((2, 4), device=device), nnx.ones((4, 3), device=device)
+    with pytest.raises(nnx.ShapeError, match=r"bias of shape \(3,\), got \(1, 3\)"):
+        nnx.linear(x, w, nnx.ones((1, 3), device=device))

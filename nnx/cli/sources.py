@@ -223,7 +223,7 @@ def encode(y: Array, words: tuple[str, ...], classes: tuple[str, ...]) -> Array:
     if words == classes:
         return y.astype(np.int64)
     found, where = np.unique(y, return_inverse=True)
-    names = [str(int(number)) if words else f"{number:g}" for number in found.tolist()]
+    names = [words[int(number)] if words else f"{number:g}" for number in found.tolist()]
     for name in names:
         if name not in classes:
             raise DataError(f"The target has the class {name!r}. {did_you_mean(name, classes)}")

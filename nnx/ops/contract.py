@@ -67,6 +67,8 @@ def linear(xp: Any, x: Any, weight: Any, bias: Any = None, /) -> Any:
 
     Shapes: x (..., I), weight (I, O), bias (O,) -> (..., O)
     """
+    if bias is not None and bias.shape != weight.shape[1:]:
+        shapes.linear(tuple(x.shape), tuple(weight.shape), tuple(bias.shape))
     product = xp.matmul(x, weight)
     return product if bias is None else product + bias
 

@@ -114,9 +114,7 @@ round = _unary("round", "The nearest whole number, halves to even. Gradient: non
 # Exponentials and logarithms
 
 exp = _unary("exp", "e to the power x.", lambda xp, g, out, x: g * out, "float")
-expm1 = _unary(
-    "expm1", "exp(x) - 1, exact near 0.", lambda xp, g, out, x: g * xp.exp(x), "float"
-)
+expm1 = _unary("expm1", "exp(x) - 1, exact near 0.", lambda xp, g, out, x: g * xp.exp(x), "float")
 log = _unary(
     "log", "The natural logarithm; -inf at 0, NaN below.", lambda xp, g, out, x: g / x, "float"
 )
@@ -304,9 +302,7 @@ def relu(xp: Any, x: Any, /) -> Any:
 
 @op(
     "elementwise",
-    vjp=(
-        lambda xp, g, out, x, negative_slope=0.01: xp.where(x > 0, g, g * negative_slope),
-    ),
+    vjp=(lambda xp, g, out, x, negative_slope=0.01: xp.where(x > 0, g, g * negative_slope),),
     shape=shapes.elementwise,
     dtype="float",
 )
@@ -318,9 +314,7 @@ def leaky_relu(xp: Any, x: Any, /, negative_slope: float = 0.01) -> Any:
 @op(
     "elementwise",
     vjp=(
-        lambda xp, g, out, x, alpha=1.0: xp.where(
-            x > 0, g, g * alpha * xp.exp(xp.minimum(x, 0.0))
-        ),
+        lambda xp, g, out, x, alpha=1.0: xp.where(x > 0, g, g * alpha * xp.exp(xp.minimum(x, 0.0))),
     ),
     shape=shapes.elementwise,
     dtype="float",
@@ -370,9 +364,7 @@ def log_sigmoid(xp: Any, x: Any, /) -> Any:
 
 @op(
     "elementwise",
-    vjp=(
-        lambda xp, g, out, x: g * (xp.sigmoid(x) * (1.0 + x * xp.sigmoid(-x))),
-    ),
+    vjp=(lambda xp, g, out, x: g * (xp.sigmoid(x) * (1.0 + x * xp.sigmoid(-x))),),
     shape=shapes.elementwise,
     dtype="float",
 )

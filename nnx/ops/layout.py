@@ -14,7 +14,7 @@ from nnx.shapes import Shape
 reshape = primitive(
     "reshape",
     "layout",
-    lambda xp, x, /, shape, copy=None: xp.reshape(x, shape),
+    lambda xp, x, /, shape, *, copy=None: xp.reshape(x, shape),
     "The same elements in another shape; one size may be -1.",
     vjp=(lambda xp, g, out, x, shape, copy=None: xp.reshape(g, x.shape),),
     shape=shapes.reshape,
@@ -147,9 +147,7 @@ def split(x: Any, sections: int | Sequence[int], /, *, axis: int = 0) -> list[An
             )
         sections = range(n // sections, n, n // sections)
     edges = [0, *sections, n]
-    return [
-        x[_span(axis, start, stop)] for start, stop in itertools.pairwise(edges)
-    ]
+    return [x[_span(axis, start, stop)] for start, stop in itertools.pairwise(edges)]
 
 
 def unstack(x: Any, /, *, axis: int = 0) -> tuple[Any, ...]:
@@ -208,9 +206,7 @@ def tile(xp: Any, x: Any, /, repetitions: Sequence[int]) -> Any:
     return xp.raw.tile(x, shapes.as_shape(repetitions))
 
 
-def _repeat_dx(
-    xp: Any, g: Any, out: Any, x: Any, repeats: int, axis: int | None = None
-) -> Any:
+def _repeat_dx(xp: Any, g: Any, out: Any, x: Any, repeats: int, axis: int | None = None) -> Any:
     flat = (shapes.size(x.shape),) if axis is None else tuple(x.shape)
     at = 0 if axis is None else shapes.normalize_axis(axis, len(flat))
     apart = xp.reshape(g, (*flat[: at + 1], repeats, *flat[at + 1 :]))
@@ -264,7 +260,7 @@ triu = _triangle("triu", "Matrices with 0 below diagonal ``k``.")
     dtype="attr",
     values=(),
 )
-def astype(xp: Any, x: Any, /, dtype: Any, copy: bool = True) -> Any:
+def astype(xp: Any, x: Any, /, dtype: Any, *, copy: bool = True) -> Any:
     """The same values in another data type. Gradient: only between floating types."""
     return xp.convert(x, xp.native(dtype))
 

@@ -151,9 +151,7 @@ def _slope_dx(xp: Any, g: Any, out: Any, logits: Any, labels: Any) -> Any:
     "reduce",
     vjp=(
         _slope_dx,
-        lambda xp, g, out, logits, labels: (
-            None if len(labels.shape) < len(logits.shape) else -g
-        ),
+        lambda xp, g, out, logits, labels: None if len(labels.shape) < len(logits.shape) else -g,
     ),
     shape=shapes.same,
     dtype="float",

@@ -28,7 +28,7 @@ def count(x: Any, axis: Axis) -> int:
 
 
 def _reduction(name: str, doc: str, vjp: Any = None, **settings: Any) -> Any:
-    def parameters(xp: Any, x: Any, /, axis: Axis = None, keepdims: bool = False) -> Any:
+    def parameters(xp: Any, x: Any, /, axis: Axis = None, *, keepdims: bool = False) -> Any:
         return getattr(xp, name)(x, axis=axis, keepdims=keepdims)
 
     rule = settings.pop("shape", shapes.reduce)
@@ -114,7 +114,7 @@ prod = _reduction("prod", "The product of the elements.", _prod_dx, dtype="sum")
     dtype="float",
     linear=True,
 )
-def mean(xp: Any, x: Any, /, axis: Axis = None, keepdims: bool = False) -> Any:
+def mean(xp: Any, x: Any, /, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """The arithmetic mean; NaN for no elements."""
     n = count(x, axis)
     return xp.sum(x, axis=axis, keepdims=keepdims) / (n or float("nan"))
@@ -151,7 +151,7 @@ def _freedom(x: Any, axis: Axis, correction: float) -> float:
     dtype="float",
 )
 def var(
-    xp: Any, x: Any, /, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
+    xp: Any, x: Any, /, axis: Axis = None, *, correction: float = 0.0, keepdims: bool = False
 ) -> Any:
     """The mean squared distance from the mean, over n - correction.
 
@@ -180,7 +180,7 @@ def _std_dx(
 
 @op("reduce", vjp=(_std_dx,), shape=shapes.reduce, dtype="float")
 def std(
-    xp: Any, x: Any, /, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
+    xp: Any, x: Any, /, axis: Axis = None, *, correction: float = 0.0, keepdims: bool = False
 ) -> Any:
     """The square root of the variance. Gradient: 0 where all elements are equal."""
     # The square of a small spread has no place in float32 where the spread itself has.
@@ -190,7 +190,7 @@ def std(
 
 def _running(name: str, doc: str, vjp: Any, **settings: Any) -> Any:
     def parameters(
-        xp: Any, x: Any, /, axis: int | None = None, include_initial: bool = False
+        xp: Any, x: Any, /, axis: int | None = None, *, include_initial: bool = False
     ) -> Any:
         return getattr(xp, name)(x, axis=axis, include_initial=include_initial)
 
@@ -263,7 +263,7 @@ def _logsumexp_dx(
 
 
 @op("reduce", vjp=(_logsumexp_dx,), shape=shapes.reduce_nonempty, dtype="float")
-def logsumexp(xp: Any, x: Any, /, axis: Axis = None, keepdims: bool = False) -> Any:
+def logsumexp(xp: Any, x: Any, /, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """log(sum(exp(x))). Numerics: M + log1p(s), s the sum without the maximum's own term."""
     top = xp.max(x, axis=axis, keepdims=True)
     # An infinite maximum is the answer; x - M would be NaN beside it.
@@ -274,10 +274,7 @@ def logsumexp(xp: Any, x: Any, /, axis: Axis = None, keepdims: bool = False) -> 
 
 @op(
     "reduce",
-    vjp=(
-        lambda xp, g, out, x, axis=-1: out
-        * (g - xp.sum(g * out, axis=axis, keepdims=True)),
-    ),
+    vjp=(lambda xp, g, out, x, axis=-1: out * (g - xp.sum(g * out, axis=axis, keepdims=True)),),
     shape=shapes.along_axes,
     dtype="float",
 )
@@ -290,8 +287,9 @@ def softmax(xp: Any, x: Any, /, axis: Axis = -1) -> Any:
 @op(
     "reduce",
     vjp=(
-        lambda xp, g, out, x, axis=-1: g
-        - xp.softmax(x, axis=axis) * xp.sum(g, axis=axis, keepdims=True),
+        lambda xp, g, out, x, axis=-1: (
+            g - xp.softmax(x, axis=axis) * xp.sum(g, axis=axis, keepdims=True)
+        ),
     ),
     shape=shapes.along_axes,
     dtype="float",
@@ -330,9 +328,7 @@ def _layer_norm_dx(
     shape=shapes.layer_norm,
     dtype="float",
 )
-def layer_norm(
-    xp: Any, x: Any, weight: Any = None, bias: Any = None, /, eps: float = 1e-5
-) -> Any:
+def layer_norm(xp: Any, x: Any, weight: Any = None, bias: Any = None, /, eps: float = 1e-5) -> Any:
     """Rows with mean 0 and variance 1 over the last axis, times ``weight``, plus ``bias``.
 
     Shapes: x (..., I), weight (I,), bias (I,) -> (..., I)

@@ -100,9 +100,7 @@ class Row:
 
     def place(self, hosts: list[Any]) -> list[Any]:
         """Return host arrays as tensors on the device; Python numbers stay what they are."""
-        return [
-            asarray(x, device=self.where) if isinstance(x, np.ndarray) else x for x in hosts
-        ]
+        return [asarray(x, device=self.where) if isinstance(x, np.ndarray) else x for x in hosts]
 
     def run(self, inputs: list[Any]) -> Tensor:
         """Return the op's result."""
@@ -181,7 +179,9 @@ def _check_value(row: Row) -> Iterator[Finding]:
     held = [x.numpy() if isinstance(x, Tensor) else x for x in inputs]
     for name, arrays in (("tensor", held), ("host array", row.hosts)):
         for i, (old, new) in enumerate(zip(before, arrays, strict=True)):
-            if row.hosts[i] is not None and not np.array_equal(old, new, equal_nan=old.dtype.kind == "f"):
+            if row.hosts[i] is not None and not np.array_equal(
+                old, new, equal_nan=old.dtype.kind == "f"
+            ):
                 yield "untouched", f"{name} {i} as it was: {old}", new
 
 

@@ -80,7 +80,9 @@ def _in_float64(args: Sequence[Any]) -> Iterator[list[Any]]:
     try:
         for parameter, _ in held:
             parameter.assign(parameter.astype(dtypes.float64).array)
-        where = next((x.device for x in (*args, *(p for p, _ in held)) if isinstance(x, Tensor)), None)
+        where = next(
+            (x.device for x in (*args, *(p for p, _ in held)) if isinstance(x, Tensor)), None
+        )
         yield [_wide(arg, where) for arg in args]
     finally:
         for parameter, array in held:
@@ -193,9 +195,7 @@ def _sentence(where: str, x: Any, level: int, both: tuple[float, float]) -> str:
 def _locate(f: Callable[..., Any], args: list[Any], order: int) -> str | None:
     """Return a message that names the first op under f whose own gradient is wrong."""
     for node in _nodes(f, args):
-        places = [
-            i for i, x in enumerate(node.inputs) if isinstance(x, Tensor) and x.requires_grad
-        ]
+        places = [i for i, x in enumerate(node.inputs) if isinstance(x, Tensor) and x.requires_grad]
         inputs = [x.detach() if isinstance(x, Tensor) else x for x in node.inputs]
         single = _weighted(lambda *xs, node=node: apply(node.op, xs, node.attrs))
         for wrong in _differences(single, inputs, places, order):

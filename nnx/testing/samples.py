@@ -653,7 +653,9 @@ def _joins() -> None:
     _add("concat", "wrong axes", [np.ones((2, 3)), np.ones(3)], raises=ShapeError)
     _add("concat", "no such axis", [np.ones(3)], attrs={"axis": 1}, raises=ShapeError)
     _add("stack", "rows", [_values(3), _values(3)[::-1]], stacked)
-    _add("stack", "last", [_values((2, 3)), _values((2, 3), start=0.71)], stacked, attrs={"axis": -1})
+    _add(
+        "stack", "last", [_values((2, 3)), _values((2, 3), start=0.71)], stacked, attrs={"axis": -1}
+    )
     _add("stack", "middle", [_values((2, 3))] * 2, stacked, attrs={"axis": 1})
     _add("stack", "0-d", [_values(()), np.ones(())], stacked)
     _add("stack", "empty", [np.zeros((0, 3))] * 2, stacked)
@@ -802,7 +804,9 @@ _add("take_along_axis", "other axes", [np.ones((2, 3)), _places], raises=ShapeEr
 
 
 def _one_hot(x: Any, num_classes: int, dtype: Any = None) -> Any:
-    return (x[..., None] == np.arange(num_classes)).astype("float32" if dtype is None else dtype.name)
+    return (x[..., None] == np.arange(num_classes)).astype(
+        "float32" if dtype is None else dtype.name
+    )
 
 
 _add("one_hot", "labels", [np.array([0, 2, 1])], _one_hot, attrs={"num_classes": 3})
