@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from nnx import shapes
 from nnx.backends.protocol import Backend, Hardware
 
 BLAS = frozenset({np.dtype(np.float32), np.dtype(np.float64)})

@@ -110,7 +110,7 @@ _LAZY = (
 __all__ = [
     "CheckpointError", "DType", "DTypeError", "DataError", "Device", "DeviceError", "DeviceInfo",
     "GradientError", "LabelError", "NnxError", "NonFiniteError", "Parameter", "ShapeError",
-    "Tensor", "TraceError", "__array_namespace_info__", "arange", "argsort", "asarray",
+    "Tensor", "TraceError", "__array_namespace_info__", "arange", "argsort", "asarray", "astype",
     "broadcast_arrays", "broadcast_shapes", "can_cast", "count_nonzero", "diff", "e", "finfo",
     "from_dlpack", "iinfo", "inf", "isdtype", "isin", "meshgrid", "nan", "newaxis", "nonzero",
     "outer", "pi", "result_type", "searchsorted", "sort", "unique_all", "unique_counts",

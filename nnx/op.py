@@ -47,7 +47,8 @@ class Op:
 
     __slots__ = (
         "attr_names", "doc", "dtype", "eval", "input_names", "kind", "linear",
-        "n_inputs", "n_positional", "name", "primitive", "shape", "unifies", "values", "vjp", "weak",
+        "n_inputs", "n_positional", "name", "primitive", "shape", "unifies", "values", "vjp",
+        "weak",
     )  # fmt: skip
 
     def __init__(
@@ -204,8 +205,8 @@ def _by_name(entry: Op, inputs: tuple[Any, ...], attrs: Attrs) -> tuple[tuple[An
     if len(extra) > entry.n_positional:
         allowed = ", ".join((*entry.input_names, *entry.attr_names[: entry.n_positional]))
         raise TypeError(
-            f"{entry.name}() takes {allowed} by position, got {len(inputs)} arguments. Give a shape "
-            f"or several axes as one tuple, and the rest by name."
+            f"{entry.name}() takes {allowed} by position, got {len(inputs)} arguments. Give a "
+            f"shape or several axes as one tuple, and the rest by name."
         )
     attrs = {**dict(zip(entry.attr_names, extra, strict=False)), **attrs}
     given = list(inputs[:n_inputs])
@@ -219,8 +220,8 @@ def _by_name(entry: Op, inputs: tuple[Any, ...], attrs: Attrs) -> tuple[tuple[An
 class Node:
     """A record on the tape: the op, what went in, what came out.
 
-    ``tracked`` are the positions of the inputs that gradients flow to; ``version`` is the sum of the
-    inputs' versions, which every write raises.
+    ``tracked`` are the positions of the inputs that gradients flow to; ``version`` is the sum of
+    the inputs' versions, which every write raises.
     """
 
     __slots__ = (

@@ -49,7 +49,7 @@ def is_skipped(param):
 
 
 def pytest_generate_tests(metafunc):
-    """Fill in ``device_name`` (every device), and ``usable`` (those here; the table says the rest)."""
+    """Fill in ``device_name`` (every device) and ``usable`` (those that are here)."""
     if "op_name" in metafunc.fixturenames:
         metafunc.parametrize(("op_name", "device_name"), table_params())
     elif "device_name" in metafunc.fixturenames:

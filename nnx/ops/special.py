@@ -91,7 +91,7 @@ def _erfc_large(xp: Any, x: Any) -> Any:
 
 
 def _erf_slope(xp: Any, x: Any) -> Any:
-    """Return 2/sqrt(pi) exp(-x^2); the square in float64, since its error goes into the exponent."""
+    """Return 2/sqrt(pi) exp(-x^2); squared in float64: its error goes into the exponent."""
     wide = xp.widen(x)
     return xp.narrow(TWO_OVER_ROOT_PI * xp.exp(-wide * wide), x)
 
