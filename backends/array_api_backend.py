@@ -220,6 +220,10 @@ def _check_integers(shape: tuple[int, ...], key: tuple[Any, ...]) -> None:
     _ = np.broadcast_to(np.int8(0), shape)[tuple(anywhere)]
 
 
-def _runs_backwards(key: tuple[Any, ...]) -> bool:
-    """Return whether a slice has a negative step, which PyTorch refuses."""
-    return any(isinstance(item, slice) and (item.step or 1) < 0 for item in key)
+def _is_strange_to_torch(key: tuple[Any, ...], arrays: bool) -> bool:
+    """Return whether PyTorch refuses a key (slices backwards) or reads it otherwise than NumPy.
+
+    Beside arrays, an integer takes part in where NumPy puts their axes and in PyTorch does not.
+    """
+    backwards = any(isinstance(item, slice) and (item.step or 1) < 0 for item in key)
+    return backwards or (arrays and any(isinstance(item, int) for item in key))

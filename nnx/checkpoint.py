@@ -9,15 +9,14 @@ program at a time may write a path.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from nnx.errors import CheckpointError, DataError, NnxError
+from nnx.files import replace_file
 
 if TYPE_CHECKING:
     from nnx.nn import Module
@@ -205,7 +204,7 @@ def write_tensors(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> No
     for block in blocks:
         digest.update(block)
     signed = header[: _DIGEST.start] + digest.hexdigest().encode() + header[_DIGEST.stop :]
-    _replace(path, [memoryview(signed), *blocks])
+    replace_file(path, [memoryview(signed), *blocks])
 
 
 def _packed(arrays: Arrays, metadata: Mapping[str, str]) -> tuple[bytes, list[memoryview]]:
@@ -309,77 +308,3 @@ def _is_safetensors(content: bytes) -> bool:
         return size > 1 and isinstance(json.loads(content[8 : 8 + size]), dict)
     except (ValueError, RecursionError):
         return False
-
-
-# Replacing a file
-
-
-def _replace(path: Path, blocks: list[memoryview]) -> None:
-    """Put a file of these bytes in the place of ``path``: all of it, or nothing."""
-    target = os.path.realpath(path)
-    temporary = f"{target}.tmp"
-    try:
-        with _removed_on_error(temporary):
-            _write_through(temporary, blocks)
-            os.replace(temporary, target)
-    except OSError as error:
-        raise CheckpointError(
-            f"Cannot save {os.fspath(path)!r}: {_cause(error, target)}. A file that was there "
-            f"before is as it was."
-        ) from error
-    try:
-        _sync_folder(os.path.dirname(target))
-    except OSError as error:
-        raise CheckpointError(
-            f"{os.fspath(path)!r} was saved, but its folder could not be written through to the "
-            f"disk: {error.strerror}. It may be gone after a power cut: save it again."
-        ) from error
-
-
-@contextlib.contextmanager
-def _removed_on_error(temporary: str) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def _write_through(path: str, blocks: list[memoryview]) -> None:
-    """Write a file and wait until the disk has it."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags, 0o666)
-    try:
-        for block in blocks:
-            while block:
-                block = block[os.write(descriptor, block) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(folder: str) -> None:
-    """Wait until the disk knows a rename, on systems where folders can be opened."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems have no fsync for folders.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _cause(error: OSError, target: str) -> str:
-    folder = os.path.dirname(target)
-    if os.path.isdir(target):
-        return "it is a folder; name a file in it, such as model.safetensors"
-    if not os.path.isdir(folder):
-        return f"there is no folder {folder!r}; make it first"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error.strerror}; free some, or name another disk"
-    return f"{error.strerror}"

@@ -217,9 +217,9 @@ def _canonical(name: str) -> str:
     import nnx.backends as backends
 
     text = name.strip()
-    if text == "cpu":
-        return "numba" if _numba_imports() else "numpy"
     base, colon, rest = text.partition(":")
+    if base == "cpu":
+        base = "numba" if _numba_imports() else "numpy"
     if base == backends.ARRAY_API:
         return text
     base = backends.ALIASES.get(base, base)

@@ -39,6 +39,9 @@ class DType:
     def __str__(self) -> str:
         return self.name
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return as_dtype, (self.name,)
+
     def __hash__(self) -> int:
         return hash(self.name)
 

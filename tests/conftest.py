@@ -35,6 +35,12 @@ def device_params():
     return params
 
 
+@pytest.fixture
+def device(device_name):
+    """Each device in turn."""
+    return nnx.device(device_name)
+
+
 def table_params():
     """Return each op on each device; a device that cannot be used is one row, and says why."""
     return [

@@ -12,21 +12,6 @@ from nnx import nn
 from nnx.nn import init
 from nnx.random import Generator
 
-HOST_DEVICES = ("loops", "numpy", "numba", "array_api:array_api_strict")
-OTHER_DEVICES = ("array_api:torch", "array_api:jax.numpy", "cupy")
-
-
-def open_device(name):
-    try:
-        return nnx.device(name)
-    except nnx.DeviceError as reason:
-        pytest.skip(f"{name}: {reason}")
-
-
-@pytest.fixture(params=HOST_DEVICES + OTHER_DEVICES)
-def device(request):
-    return open_device(request.param)
-
 
 @pytest.fixture
 def rng():

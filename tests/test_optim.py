@@ -10,22 +10,6 @@ import nnx
 from nnx import nn, optim
 from nnx.optim import schedules
 
-HOST_DEVICES = ("loops", "numpy", "numba", "array_api:array_api_strict")
-OTHER_DEVICES = ("array_api:torch", "array_api:jax.numpy", "cupy")
-
-
-def open_device(name):
-    try:
-        return nnx.device(name)
-    except nnx.DeviceError as reason:
-        pytest.skip(f"{name}: {reason}")
-
-
-@pytest.fixture(params=HOST_DEVICES + OTHER_DEVICES)
-def device(request):
-    return open_device(request.param)
-
-
 # The rules, written a second time: one number at a time, from the papers and PyTorch's manual
 
 

@@ -8,14 +8,6 @@ import pytest
 
 import nnx
 
-HOST_DEVICES = ("loops", "numpy", "numba", "array_api:array_api_strict")
-
-
-@pytest.fixture(params=HOST_DEVICES)
-def device(request):
-    return nnx.device(request.param)
-
-
 # From host data
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnx.cli.options import UsageError
 from nnx.errors import CheckpointError
+from nnx.files import replace_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,7 +79,7 @@ class Config:
 def write_config(folder: Path, config: Config) -> None:
     """Write config.json."""
     text = json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=2)
-    write_atomic(folder / CONFIG, f"{text}\n".encode())
+    replace_file(folder / CONFIG, [memoryview(f"{text}\n".encode())])
 
 
 def read_config(folder: Path) -> Config:
@@ -180,16 +180,6 @@ def epochs_in(folder: Path) -> int:
         return 0
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader finds the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
 def write_history(folder: Path, history: dict[str, Sequence[float]]) -> None:
     """Write history.csv: one row an epoch, all digits."""
     columns = list(history)
@@ -198,7 +188,7 @@ def write_history(folder: Path, history: dict[str, Sequence[float]]) -> None:
         for epoch, values in enumerate(zip(*history.values(), strict=True), start=1)
     ]
     lines = [",".join(["epoch", *columns]), *rows]
-    write_atomic(folder / HISTORY, ("\n".join(lines) + "\n").encode())
+    replace_file(folder / HISTORY, [memoryview(("\n".join(lines) + "\n").encode())])
 
 
 def write_curves(folder: Path, history: dict[str, Sequence[float]]) -> bool:
@@ -229,5 +219,5 @@ def write_curves(folder: Path, history: dict[str, Sequence[float]]) -> bool:
     # A fixed salt and no date, so that the same run draws the same file.
     with matplotlib.rc_context({"svg.hashsalt": "nnx"}):
         figure.savefig(drawn, format="svg", metadata={"Date": None})
-    write_atomic(folder / CURVES, drawn.getvalue())
+    replace_file(folder / CURVES, [memoryview(drawn.getvalue())])
     return True

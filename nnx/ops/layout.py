@@ -274,25 +274,22 @@ def _shape_of_key(x: Shape, *indices: Shape, key: tuple[Any, ...]) -> Shape:
         raise ShapeError(f"{n_taken} indices for x of shape {x}, which has {len(x)} axes.")
     together = shapes.broadcast(*indices) if indices else ()
     result: list[int] = []
-    at, first_array, apart, previous_array = 0, None, False, False
+    at, starts, previous = 0, [], False
     for item in filled:
+        # Beside arrays an integer is one too, as in NumPy: it says where their axes come out.
+        advanced = isinstance(item, str) or (bool(indices) and isinstance(item, int))
+        if advanced and not previous:
+            starts.append(len(result))
+        previous = advanced
         if item is None:
             result.append(1)
-        elif isinstance(item, slice):
+            continue
+        if isinstance(item, slice):
             result.append(len(range(*item.indices(x[at]))))
-            at += 1
-        elif isinstance(item, str):
-            apart |= first_array is not None and not previous_array
-            first_array = len(result) if first_array is None else first_array
-            at += 1
-        else:
-            if not -x[at] <= item < x[at]:
-                raise ShapeError(f"index {item} is outside axis {at} of {x}, size {x[at]}.")
-            at += 1
-        previous_array = isinstance(item, str)
-    if first_array is None:
-        return tuple(result)
-    place = 0 if apart else first_array
+        elif isinstance(item, int) and not -x[at] <= item < x[at]:
+            raise ShapeError(f"index {item} is outside axis {at} of {x}, size {x[at]}.")
+        at += 1
+    place = starts[0] if len(starts) == 1 else 0
     return (*result[:place], *together, *result[place:])
 
 

@@ -759,6 +759,8 @@ def _indexing() -> None:
         ("array", (3, 4), [row], ("#0",)), ("array behind", (3, 4), [row], (all_, "#0")),
         ("pairs", (3, 4), [row, row], ("#0", "#1")), ("grid", (3, 4), [column, row], ("#0", "#1")),
         ("array and integer", (3, 4), [row], ("#0", 1)),
+        ("integer apart", (2, 3, 4), [row], (0, all_, "#0")),
+        ("integer beside", (2, 3, 4), [row], (all_, 1, "#0")),
         ("arrays apart", (2, 3, 4), [row, row], ("#0", all_, "#1")),
         ("array between", (2, 3, 4), [row], (all_, "#0", slice(0, 2))),
         ("array after ellipsis", (2, 3, 4), [row], (..., "#0")),
