@@ -54,8 +54,8 @@ class ArrayApiBackend(Backend):
             raise DeviceError(f"Device {self.name!r} does not import: {error}.") from error
         if not hasattr(xp, "asarray"):
             raise DeviceError(
-                f"Device {self.name!r}: {path!r} has no asarray: it is no namespace of the array API "
-                f"standard. Name one that is, as in 'array_api:torch'."
+                f"Device {self.name!r}: {path!r} has no asarray: it is no namespace of the array "
+                f"API standard. Name one that is, as in 'array_api:torch'."
             )
         return xp
 
@@ -158,11 +158,12 @@ class ArrayApiBackend(Backend):
     def index(self, array: Any, key: tuple[Any, ...]) -> Any:
         """Return ``array[key]``; the standard does not mix arrays of integers with slices."""
         if self.is_jax:
-            _check_integers(tuple(array.shape), key)
+            _check_bounds(tuple(array.shape), self.host_key(key))
             return array[key]
-        if self.is_torch and not _runs_backwards(key):
+        arrays = any(hasattr(item, "dtype") for item in key)
+        if self.is_torch and not _is_strange_to_torch(key, arrays):
             return array[tuple(i.long() if hasattr(i, "dtype") else i for i in key)]
-        if not self.is_torch and not any(hasattr(item, "dtype") for item in key):
+        if not self.is_torch and not arrays:
             try:
                 return array[key if any(item is Ellipsis for item in key) else (*key, ...)]
             except IndexError:
@@ -190,7 +191,8 @@ class ArrayApiBackend(Backend):
         """Return the flat positions that a key names, as a NumPy array."""
         import numpy as np
 
-        return np.arange(shapes.size(shape)).reshape(shape)[self.host_key(key)]
+        numbered = np.arange(shapes.size(shape)).reshape(shape)[self.host_key(key)]
+        return np.ascontiguousarray(numbered)  # PyTorch takes no negative strides
 
     def setitem(self, array: Any, key: Any, value: Any) -> Any:
         """Return a copy of ``array`` with ``value`` at ``key``, written on the host.
@@ -212,12 +214,11 @@ def _only_array(key: tuple[Any, ...]) -> int | None:
     return axis if whole and all(i is Ellipsis or isinstance(i, slice) for i in after) else None
 
 
-def _check_integers(shape: tuple[int, ...], key: tuple[Any, ...]) -> None:
-    """Raise IndexError for an integer outside its axis, which JAX would move inside."""
+def _check_bounds(shape: tuple[int, ...], key: tuple[Any, ...]) -> None:
+    """Raise IndexError for an index outside its axis, which JAX would move inside."""
     import numpy as np
 
-    anywhere = (slice(None) if hasattr(item, "dtype") else item for item in key)
-    _ = np.broadcast_to(np.int8(0), shape)[tuple(anywhere)]
+    _ = np.broadcast_to(np.int8(0), shape)[key]
 
 
 def _is_strange_to_torch(key: tuple[Any, ...], arrays: bool) -> bool:

@@ -50,7 +50,9 @@ def _divide(x: float, y: float) -> float:
 
 
 def _pow(x: Number, y: Number) -> Number:
-    if isinstance(x, int) and isinstance(y, int) and y >= 0:
+    if isinstance(x, int) and isinstance(y, int):
+        if y < 0:
+            raise ValueError("integers to negative integer powers are not allowed")
         return int(x**y)
     try:
         return math.pow(x, y)
@@ -233,6 +235,8 @@ def looped(op: Op) -> Callable[..., LoopArray]:
 
     def kernel(*arrays: Any, **attrs: Any) -> LoopArray:
         given = [x for x in arrays if x is not None]
+        common = _common(op, arrays)
+        _check_numbers(op, given, common)
         shape = shapes.broadcast(*(x.shape if isinstance(x, LoopArray) else () for x in given))
         body = _scalar_kernels()[op.name]
         columns = [
@@ -241,9 +245,19 @@ def looped(op: Op) -> Callable[..., LoopArray]:
         values = []
         for element in zip(*columns, strict=True):
             values.append(body(*element, **attrs))
-        return _packed(values, shape, _common(op, arrays))
+        return _packed(values, shape, common)
 
     return kernel
+
+
+def _check_numbers(op: Op, given: list[Any], common: Any) -> None:
+    """Raise where NumPy does and Python's numbers do not: they have no types of a few bits."""
+    if common == np.bool_ and op.name in ("negative", "subtract", "sign"):
+        raise TypeError("booleans have no difference and no sign; use ^ or ~")
+    if common.kind in "iu":
+        for x in given:
+            if type(x) is int and not np.iinfo(common).min <= x <= np.iinfo(common).max:
+                raise OverflowError(f"Python integer {x} is out of bounds for {common}")
 
 
 def _operators() -> None:

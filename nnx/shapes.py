@@ -115,6 +115,13 @@ def reduce_nonempty(
     return result
 
 
+def choose(shape: Shape, axis: int | None = None, keepdims: bool = False) -> Shape:
+    """Return the shape of the places of the largest or smallest elements."""
+    if axis is not None and not isinstance(axis, int):
+        raise ShapeError(f"axis={axis!r}: a place is found along one axis, or among all (None).")
+    return reduce_nonempty(shape, axis, keepdims)
+
+
 def along_axes(shape: Shape, axis: int | Sequence[int] | None = -1) -> Shape:
     """Return the shape unchanged after checking that the axes exist."""
     normalize_axes(axis, len(shape))

@@ -1,8 +1,12 @@
 """The devices that tests run on: four everywhere, the others where they are installed."""
 
+import os
 from importlib import util
 
 import pytest
+
+# JAX has 64-bit types only where this is set before it loads.
+os.environ.setdefault("JAX_ENABLE_X64", "1")
 
 import nnx
 from nnx.op import OPS

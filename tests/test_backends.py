@@ -489,14 +489,13 @@ def imports(path):
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             waiting += node.orelse
         elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            waiting += [
-                child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)
-            ]
+            holders = (ast.stmt, ast.ExceptHandler, ast.match_case)
+            waiting += [child for child in ast.iter_child_nodes(node) if isinstance(child, holders)]
     return found
 
 
 def part(module):
-    """Return which part of nnx a module name belongs to; "" for the package itself, None outside."""
+    """Return which part of nnx a module belongs to; "" for the package itself, None outside."""
     top, _, rest = module.partition(".")
     if top != "nnx":
         return None
@@ -539,3 +538,20 @@ def test_import_of_nnx_imports_no_heavy_library():
 def test_array_libraries_are_imported_where_they_are_used():
     printed = run("import sys, nnx; nnx.devices(); nnx.ones(2); print('numba' in sys.modules)")
     assert printed.split() == ["False"]
+
+
+def test_reader_of_imports_sees_what_counts(tmp_path):
+    """Imports in branches and classes count; those in functions and for types do not."""
+    path = tmp_path / "module.py"
+    path.write_text(
+        "from typing import TYPE_CHECKING\n"
+        "import numba\n"
+        "if TYPE_CHECKING:\n    import torch\nelse:\n    import rich\n"
+        "try:\n    from nnx import fit\nexcept ImportError:\n    import jax\n"
+        "def f():\n    import cupy\n"
+        "class A:\n    import scipy\n"
+    )
+    found = imports(path)
+    assert found >= {"numba", "rich", "nnx.fit", "jax", "scipy"}
+    assert not found & {"torch", "cupy"}
+    assert part("nnx.fit") == "fit" and part("nnx.ones") == "" and part("numpy") is None

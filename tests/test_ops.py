@@ -15,7 +15,7 @@ import nnx
 from nnx.errors import DTypeError, GradientError, ShapeError
 from nnx.op import OPS, apply
 from nnx.testing import check_grads
-from nnx.testing.conformance import Row, _has_gradient, _of_floats, check_op
+from nnx.testing.conformance import Row, check_op
 from nnx.testing.samples import SAMPLES
 
 NUMPY = nnx.device("numpy")
@@ -74,7 +74,7 @@ def rows_with(name, position):
     ]
     return [
         row for row in rows
-        if _has_gradient(row) and position in row.floats and row.hosts[position].size
+        if row.has_gradient() and position in row.floats and row.hosts[position].size
     ]  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def test_planted_wrong_gradient_is_caught(name, position, monkeypatch):
 def refused(row, name):
     """Return whether check_grads finds the wrong rule and names the op."""
     try:
-        check_grads(*_of_floats(row), order=1)
+        check_grads(*row.of_floats(), order=1)
     except GradientError as error:
         return f"op '{name}'" in str(error)
     return False
@@ -121,11 +121,11 @@ def test_rule_that_is_right_once_and_cannot_be_derived_is_caught(name, monkeypat
         return without_tape
 
     row = rows_with(name, 0)[0]
-    check_grads(*_of_floats(row), order=2)
+    check_grads(*row.of_floats(), order=2)
     monkeypatch.setattr(op, "vjp", tuple(rule and cut(rule) for rule in op.vjp))
-    check_grads(*_of_floats(row), order=1)
+    check_grads(*row.of_floats(), order=1)
     with pytest.raises(GradientError, match="order 2"):
-        check_grads(*_of_floats(row), order=2)
+        check_grads(*row.of_floats(), order=2)
 
 
 # The public functions
@@ -192,12 +192,12 @@ def test_type_error_lists_what_was_given():
         nnx.bitwise_and(x, x)
 
 
-def test_shape_error_names_the_op_on_every_device(device_name):
-    x = nnx.ones((2, 3), device=device_name)
+def test_shape_error_names_the_op_on_every_device(usable):
+    x = nnx.ones((2, 3), device=usable)
     with pytest.raises(ShapeError, match=r"^matmul: .*Transpose the second: x @ y.mT fits"):
         nnx.matmul(x, x)
     with pytest.raises(ShapeError, match="^add: shapes"):
-        x + nnx.ones((2, 4), device=device_name)
+        x + nnx.ones((2, 4), device=usable)
 
 
 # Drawn shapes and strides against NumPy

@@ -60,9 +60,7 @@ def test_unbroadcast_axes_bring_back_the_input_s_shape(drawn):
         assert reshapes or summed.shape == shape
 
 
-AXIS = st.one_of(
-    st.none(), st.integers(-5, 4), st.lists(st.integers(-4, 3), max_size=3).map(tuple)
-)
+AXIS = st.one_of(st.none(), st.integers(-5, 4), st.lists(st.integers(-4, 3), max_size=3).map(tuple))
 
 
 @DRAWN
@@ -109,7 +107,9 @@ def test_reshape_to_a_permutation_of_factors_fits(shape, data):
 @DRAWN
 @given(AXES, st.one_of(st.integers(-6, 5), st.lists(st.integers(-5, 5), max_size=2).map(tuple)))
 def test_expand_dims_and_squeeze_equal_numpy(shape, axis):
-    assert outcome(shapes.expand_dims, shape, axis) == numpy_outcome(np.expand_dims, blank(shape), axis)
+    assert outcome(shapes.expand_dims, shape, axis) == numpy_outcome(
+        np.expand_dims, blank(shape), axis
+    )
     assert outcome(shapes.squeeze, shape, axis) == numpy_outcome(np.squeeze, blank(shape), axis)
 
 
@@ -179,7 +179,9 @@ def test_rule_of_a_key_equals_numpy(shape, data):
 @DRAWN
 @given(hnp.array_shapes(min_dims=1, max_dims=4, min_side=1, max_side=3), st.data())
 def test_rule_of_a_key_with_arrays_equals_numpy(shape, data):
-    drawn = data.draw(hnp.mutually_broadcastable_shapes(num_shapes=len(shape), max_dims=2, max_side=3))
+    drawn = data.draw(
+        hnp.mutually_broadcastable_shapes(num_shapes=len(shape), max_dims=2, max_side=3)
+    )
     template, arrays, key = [], [], []
     for one in drawn.input_shapes:
         kind = data.draw(st.sampled_from(["array", "slice", "integer", "new"]))
@@ -218,12 +220,12 @@ def test_integer_beside_an_array_counts_as_an_array(key, template):
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: shapes.broadcast((2, 3), (4,)), r"\(2, 3\) and \(4,\) do not broadcast.*x\[:, None\]"),
-        (lambda: shapes.matmul((2, 3), (2, 3)), r"has 3 entries and axis -2 of the second has 2.*x @ y\.mT"),
+        (lambda: shapes.broadcast((2, 3), (4,)), r"\(2, 3\) and \(4,\) do not .*x\[:, None\]"),
+        (lambda: shapes.matmul((2, 3), (2, 3)), r"has 3 entries and axis -2 .*has 2.*x @ y\.mT"),
         (lambda: shapes.matmul((3, 2), (3, 4)), r"Transpose the first: x\.mT @ y fits"),
         (lambda: shapes.matmul((2, 3), (5, 7)), "Reshape or transpose one"),
         (lambda: shapes.matmul((), (3,)), r"Use x \* y"),
-        (lambda: shapes.normalize_axis(2, 2), "axis 2 does not exist in 2 dimensions. Allowed: -2 to 1"),
+        (lambda: shapes.normalize_axis(2, 2), "axis 2 does not .* Allowed: -2 to 1"),
         (lambda: shapes.normalize_axis(0, 0), "the array has no axes"),
         (lambda: shapes.normalize_axes((0, -2), 2), "names one axis twice"),
         (lambda: shapes.reduce_nonempty((0, 3), 0), "no elements along axis 0"),
@@ -294,11 +296,14 @@ def test_python_numbers_are_weak(dtype, number, wanted):
         ("sum", ["int32"], "int64"), ("sum", ["uint8"], "uint64"), ("sum", ["bool"], "int64"),
         ("sum", ["float32"], "float32"), ("mean", ["int64"], "float32"),
         ("mean", ["float64"], "float64"), ("divide", ["int32", "int32"], "float32"),
-        ("exp", ["uint8"], "float32"), ("argmax", ["float64"], "int64"), ("less", ["int8", 2.5], "bool"),
+        ("exp", ["uint8"], "float32"), ("argmax", ["float64"], "int64"),
+        ("less", ["int8", 2.5], "bool"),
         ("where", ["bool", "float64", 1.0], "float64"), ("where", ["bool", 1, 0], "int64"),
         ("getitem", ["uint8", "int64"], "uint8"), ("concat", ["int32", "float32"], "float32"),
-        ("take", ["float64", "int32"], "float64"), ("cross_entropy", ["float64", "int64"], "float64"),
-        ("clip", ["int32", None, 1.5], "float32"), ("linear", ["float32", "float32", None], "float32"),
+        ("take", ["float64", "int32"], "float64"),
+        ("cross_entropy", ["float64", "int64"], "float64"),
+        ("clip", ["int32", None, 1.5], "float32"),
+        ("linear", ["float32", "float32", None], "float32"),
         ("matmul", ["int8", "int16"], "int16"), ("relu", ["int32"], "int32"),
     ],
 )  # fmt: skip
@@ -315,7 +320,8 @@ def test_type_named_by_the_caller_comes_out():
 @pytest.mark.parametrize(
     ("given", "name"),
     [
-        ("float32", "float32"), (np.float64, "float64"), (np.dtype("int8"), "int8"), (float, "float32"),
+        ("float32", "float32"), (np.float64, "float64"), (np.dtype("int8"), "int8"),
+        (float, "float32"),
         (int, "int64"), (bool, "bool"), (np.bool_, "bool"), (nnx.uint16, "uint16"),
     ],
     ids=str,
@@ -329,7 +335,12 @@ def test_types_print_compare_and_hash():
     assert repr(nnx.float32) == "nnx.float32" and str(nnx.float32) == "float32"
     assert nnx.float32 == "float32" and nnx.float32 == np.float32 and nnx.float32 != nnx.float64
     assert {nnx.float32: 1}[dtypes.as_dtype("float32")] == 1
-    assert [dtype.itemsize for dtype in (nnx.bool, nnx.int8, nnx.float16, nnx.float64)] == [1, 1, 2, 8]
+    assert [dtype.itemsize for dtype in (nnx.bool, nnx.int8, nnx.float16, nnx.float64)] == [
+        1,
+        1,
+        2,
+        8,
+    ]
     with pytest.raises(DTypeError, match="Did you mean 'float32'"):
         dtypes.as_dtype("float33")
     with pytest.raises(DTypeError, match="There is no data type"):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nnx import dtypes, shapes
-from nnx.errors import ShapeError
+from nnx.errors import DTypeError, ShapeError
 from nnx.op import op, primitive
 from nnx.shapes import Shape
 
@@ -380,10 +380,16 @@ def take(xp: Any, x: Any, indices: Any, /, axis: int | None = None) -> Any:
 
     Shapes: x (..., N, ...), indices (K...) -> (..., K..., ...)
     """
+    _check_whole(xp, indices)
     if axis is None:
         shapes.take(tuple(x.shape), tuple(indices.shape))
     axis = shapes.normalize_axis(axis or 0, len(x.shape))
     return xp.index(x, (*(slice(None),) * axis, indices))
+
+
+def _check_whole(xp: Any, indices: Any) -> None:
+    if xp.dtype_of(indices).kind not in ("int", "uint"):
+        raise DTypeError(f"An index is of integers, got {xp.dtype_of(indices)}.")
 
 
 def _grid(xp: Any, x: Any, indices: Any, axis: int) -> tuple[Any, ...]:
@@ -414,6 +420,7 @@ def _every_axis(x: Any) -> tuple[str, ...]:
 )
 def take_along_axis(xp: Any, x: Any, indices: Any, /, axis: int = -1) -> Any:
     """For each position, the entry of x along ``axis`` that ``indices`` names there."""
+    _check_whole(xp, indices)
     shapes.take_along_axis(tuple(x.shape), tuple(indices.shape), axis)
     return xp.index(x, _grid(xp, x, indices, axis))
 

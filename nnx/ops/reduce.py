@@ -46,11 +46,11 @@ any = _reduction("any", "Whether any element is true.", dtype="bool")
 all = _reduction("all", "Whether every element is true.", dtype="bool")
 argmax = _reduction(
     "argmax", "The index of the first largest element.",
-    dtype="index", shape=shapes.reduce_nonempty,
+    dtype="index", shape=shapes.choose,
 )  # fmt: skip
 argmin = _reduction(
     "argmin", "The index of the first smallest element.",
-    dtype="index", shape=shapes.reduce_nonempty,
+    dtype="index", shape=shapes.choose,
 )  # fmt: skip
 
 

@@ -118,6 +118,29 @@ class Row:
             warnings.simplefilter("ignore")
             return np.asarray(self.sample.reference(*given, **self.sample.attrs))
 
+    def of_floats(self) -> tuple[Callable[..., Tensor], list[Tensor]]:
+        """Return the op as a function of its float inputs alone, and these."""
+        inputs = self.place(self.hosts)
+
+        def f(*given: Any) -> Tensor:
+            full = list(inputs)
+            for i, x in zip(self.floats, given, strict=True):
+                full[i] = x
+            return self.run(full)
+
+        return f, [inputs[i] for i in self.floats]
+
+    def pull(self, weights: Any) -> list[Tensor]:
+        """Return the gradients with respect to the float inputs for weights of the result."""
+        f, floats = self.of_floats()
+        result, pullback = autodiff.vjp(f, *floats)
+        return list(pullback(asarray(weights, dtype=result.dtype, device=self.where)))
+
+    def has_gradient(self) -> bool:
+        """Return whether there is a float input, a float result, and a rule between them."""
+        rules = self.op.vjp is not None and bool(self.floats)
+        return rules and self.expected_dtype().is_floating
+
     def expected_dtype(self) -> DType:
         """Return what the op's type rule says, or the nearest that the device has."""
         kinds = [dtypes.as_dtype(x.dtype) if hasattr(x, "dtype") else x for x in self.hosts]
@@ -218,45 +241,21 @@ def _near(rounded: Any, got: Any, wanted: Any, slack: Any) -> Any:
     return same | (np.isfinite(rounded) & np.isfinite(got) & close)
 
 
-def _pull(row: Row, weights: Any) -> list[Tensor]:
-    """Return the gradients with respect to the float inputs for weights of the result."""
-    f, floats = _of_floats(row)
-    result, pullback = autodiff.vjp(f, *floats)
-    return list(pullback(asarray(weights, dtype=result.dtype, device=row.where)))
-
-
-def _of_floats(row: Row) -> tuple[Callable[..., Tensor], list[Tensor]]:
-    """Return the op as a function of its float inputs alone, and these."""
-    inputs = row.place(row.hosts)
-
-    def f(*given: Any) -> Tensor:
-        full = list(inputs)
-        for i, x in zip(row.floats, given, strict=True):
-            full[i] = x
-        return row.run(full)
-
-    return f, [inputs[i] for i in row.floats]
-
-
-def _has_gradient(row: Row) -> bool:
-    return bool(row.floats) and row.op.vjp is not None and row.expected_dtype().is_floating
-
-
 def _check_slopes(row: Row) -> Iterator[Finding]:
     if row.sample.slopes is None:
         return
-    grads = _pull(row, np.ones(row.expected_shape()))
+    grads = row.pull(np.ones(row.expected_shape()))
     for i, wanted, g in zip(row.floats, row.sample.slopes, grads, strict=True):
         yield from _compare(f"gradient of input {i}", np.asarray(wanted), g, row)
 
 
 def _check_gradient(row: Row) -> Iterator[Finding]:
     """Compare the gradients with differences of the reference, along one direction an input."""
-    if not row.sample.order or not _has_gradient(row):
+    if not row.sample.order or not row.has_gradient():
         return
     weights = _random(row.expected_shape(), 1)
     before = [np.array(x) for x in row.hosts]
-    for i, g in zip(row.floats, _pull(row, weights), strict=True):
+    for i, g in zip(row.floats, row.pull(weights), strict=True):
         x = row.hosts[i]
         if g.shape != x.shape or g.dtype != x.dtype:
             yield f"gradient of input {i}", f"{x.dtype} {x.shape}", f"{g.dtype} {g.shape}"
@@ -283,10 +282,10 @@ def _along(row: Row, i: int, direction: Any, weights: Any) -> Callable[[float], 
 
 def _check_second(row: Row) -> Iterator[Finding]:
     smooth = row.sample.order > 1 and row.narrowest is dtypes.float64
-    if not smooth or not _has_gradient(row):
+    if not smooth or not row.has_gradient():
         return
     try:
-        check_grads(*_of_floats(row), order=2)
+        check_grads(*row.of_floats(), order=2)
     except GradientError as error:
         yield "second derivative", "rules equal to differences", error
 

@@ -1,0 +1,37 @@
+"""The README: its commands stand as they must, its code runs, its figures are those of the file."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_commands_stand_alone_on_their_lines():
+    lines = README.splitlines()
+    assert "python -m pip install -e . && nnx train digits" in lines
+    assert 'python -m pip install -e ".[test]" && python -m pytest' in lines
+
+
+def test_there_is_code():
+    assert len(BLOCKS) >= 2
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[-1][:40])
+def test_code_runs(block, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+    assert capsys.readouterr().out
+
+
+def test_figures_are_those_of_the_file():
+    report = json.loads((ROOT / "benchmarks/results/overhead.json").read_text(encoding="utf-8"))
+    for figure in report["figures"]:
+        low, high = figure["quartiles"]
+        limit = report["limits"][figure["name"]]
+        row = f"| {figure['median']:.2f} | {low:.2f} to {high:.2f} | {limit:g} |"
+        assert row in README, f"{figure['name']}: {row}"
