@@ -110,10 +110,6 @@ def _where(condition: bool, x: Number, y: Number) -> Number:
     return x if condition else y
 
 
-def _finite_angle(function: Callable[[float], float]) -> Callable[[float], float]:
-    return _ieee(function)
-
-
 class _Scalars:
     """The namespace of Python numbers: what an ``eval`` sees as ``xp`` inside a loop."""
 
@@ -132,7 +128,7 @@ class _Scalars:
     log10 = staticmethod(_ieee(math.log10, zero=-INF))
     log1p = staticmethod(lambda x: -INF if x == -1 else _ieee(math.log1p)(x))
     logaddexp = staticmethod(_logaddexp)
-    sin, cos, tan = map(staticmethod, map(_finite_angle, (math.sin, math.cos, math.tan)))
+    sin, cos, tan = map(staticmethod, map(_ieee, (math.sin, math.cos, math.tan)))
     asin, acos, atan = staticmethod(_ieee(math.asin)), staticmethod(_ieee(math.acos)), math.atan
     atan2, hypot = math.atan2, math.hypot
     sinh = staticmethod(lambda x: _ieee(math.sinh, overflow=math.copysign(INF, x))(x))

@@ -15,6 +15,10 @@ BLAS = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 """Types for which a product with ones is a faster sum, and the method `dot` a faster product."""
 
 
+LONG = 1 << 16
+"""Rows beyond which a sum is formed in float64 rather than as a product with ones."""
+
+
 def matmul(x: Any, y: Any) -> Any:
     """Return x @ y; for two matrices through the method, which does without a gufunc's set-up."""
     if x.ndim == 2 and y.ndim == 2 and x.dtype in BLAS:
@@ -55,7 +59,10 @@ def _reduction(ufunc: Any) -> Callable[..., Any]:
 def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """Return the sum; that of a matrix over its rows is a product with ones."""
     if axis == 0 and x.ndim == 2 and x.dtype in BLAS and not keepdims:
-        return _ones(len(x), x.dtype).dot(x)
+        if len(x) <= LONG:
+            return _ones(len(x), x.dtype).dot(x)
+        # NumPy adds down the rows one after another, which loses float32's digits.
+        return np.add.reduce(x, axis=0, dtype=np.float64).astype(x.dtype)
     return np.add.reduce(x, axis=axis, keepdims=keepdims)
 
 
@@ -104,8 +111,13 @@ def cross_entropy_rows(logits: Any, labels: Any) -> Any:
     e = np.exp(rows - top[:, None])
     e.put(at, 0)
     rest = np.log1p(_row_sums(e))
-    rest += top - rows.ravel().take(labels.reshape(-1) + _row_starts(*rows.shape))
+    rest += top - rows.ravel().take(_label_places(labels, rows))
     return rest.reshape(labels.shape)
+
+
+def _label_places(labels: Any, rows: Any) -> Any:
+    """Return where each row's label stands; uint64 with int64 would become a float."""
+    return labels.reshape(-1).astype(np.int64, copy=False) + _row_starts(*rows.shape)
 
 
 def cross_entropy_slope(logits: Any, labels: Any) -> Any:
@@ -114,7 +126,7 @@ def cross_entropy_slope(logits: Any, labels: Any) -> Any:
     if labels.ndim == logits.ndim:
         rows -= labels.reshape(rows.shape)
     else:
-        at = labels.reshape(-1) + _row_starts(*rows.shape)
+        at = _label_places(labels, rows)
         rows.put(at, 0)
         rows.put(at, -_row_sums(rows))
     return rows.reshape(logits.shape)

@@ -92,11 +92,11 @@ def _collect(outputs: Sequence[Tensor], stop: set[int]) -> tuple[list[Node], dic
             leaves[key] = x
         elif key not in seen:
             seen[key] = node
+            if node.arrays is None or not (node.op.linear or _unchanged(node)):
+                _refuse(node)
             inputs = node.inputs
             for i in node.tracked:
                 stack.append(inputs[i])
-            if node.arrays is None or not (node.op.linear or _unchanged(node)):
-                _refuse(node)
     return sorted(seen.values(), key=_by_sequence, reverse=True), leaves
 
 
@@ -236,6 +236,7 @@ def backward(y: Tensor, gradient: Any = None, *, retain_graph: bool = False) -> 
     if not retain_graph:
         for node in nodes:
             node.arrays = node.out = None
+            node.inputs = ()  # a loss that is kept keeps no activations
 
 
 def _pull(
@@ -279,17 +280,34 @@ def _alias(given: Any) -> Tensor:
     return fresh
 
 
+def _tensors(argument: Any) -> Any:
+    """Return an argument with a lone number or host array as a tensor."""
+    if isinstance(argument, int | float) and not isinstance(argument, bool):
+        return asarray(float(argument))
+    if hasattr(argument, "__array__") and not isinstance(argument, Tensor):
+        return asarray(argument)
+    return argument
+
+
 def _inputs(argument: Any) -> tuple[list[Tensor], tree.Rebuild, Any]:
     """Return an argument's inputs, how to rebuild its structure, and what to call f with."""
-    if isinstance(argument, int | float) and not isinstance(argument, bool):
-        argument = asarray(float(argument))
-    elif hasattr(argument, "__array__") and not isinstance(argument, Tensor):
-        argument = asarray(argument)
-    leaves, rebuild = tree.flatten(argument)
-    if hasattr(argument, "named_parameters"):
-        return leaves, rebuild, argument
-    aliases = [_alias(leaf) for leaf in leaves]
-    return aliases, rebuild, rebuild(list(aliases))
+    argument = _tensors(argument)
+    inputs: list[Tensor] = []
+    called = tree.replace(argument, _alias, inputs)
+    return inputs, tree.flatten(argument)[1], called
+
+
+@contextlib.contextmanager
+def _thawed(inputs: list[Tensor]) -> Iterator[None]:
+    """Let gradients flow to frozen parameters that were asked for by name of their module."""
+    frozen = [x for x in inputs if not x.requires_grad]
+    for x in frozen:
+        x.requires_grad = True
+    try:
+        yield
+    finally:
+        for x in frozen:
+            x.requires_grad = False
 
 
 class _Linearised:
@@ -308,7 +326,7 @@ class _Linearised:
         self.nested = recording.depth > 0
         recording.depth += 1
         try:
-            with _record(True):
+            with _record(True), _thawed(self.inputs):
                 self.value = f(*called)
         finally:
             recording.depth -= 1
@@ -405,10 +423,20 @@ def vjp(f: Function, *args: Any) -> tuple[Any, Function]:
     outputs, _ = tree.flatten(line.value)
 
     def pullback(weights: Any) -> tuple[Any, ...]:
-        seeds = [_seed(y, w) for y, w in zip(outputs, tree.flatten(weights)[0], strict=True)]
+        seeds = [_seed(y, w) for y, w in zip(outputs, _weights(weights, outputs), strict=True)]
         return tuple(line.pull(outputs, seeds))
 
     return line.value, pullback
+
+
+def _weights(given: Any, outputs: list[Tensor]) -> list[Tensor]:
+    leaves, _ = tree.flatten(_tensors(given))
+    if len(leaves) != len(outputs):
+        raise ShapeError(
+            f"vjp: the function has {len(outputs)} results and {len(leaves)} weights were given; "
+            f"give one each, in the same structure."
+        )
+    return leaves
 
 
 def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
@@ -416,7 +444,7 @@ def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[A
 
     The gradient is linear in its weights; its own gradient with respect to them is the derivative.
     """
-    given, _ = tree.flatten([t if isinstance(t, Tensor) else asarray(t) for t in tangents])
+    given, _ = tree.flatten([_tensors(t) for t in tangents])
     line = _Linearised(f, primals, range(len(primals)))
     outputs, rebuild = tree.flatten(line.value)
     if [t.shape for t in given] != [x.shape for x in line.inputs]:
@@ -431,10 +459,12 @@ def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[A
         for t, p in zip(given, pulled, strict=True)
     ]
     along = _pull(pulled, directions, weights, line.nested)
+    if not line.nested and not any(x.node is not None for x in line.inputs):
+        along = [x.detach() for x in along]
     return _settled(line, line.value), rebuild(along)
 
 
-def jacobian(f: Function, argnums: int = 0) -> Function:
+def jacobian(f: Function, argnums: int | Sequence[int] = 0) -> Function:
     """Return a function that gives all derivatives, in the structures of result and argument.
 
     Shapes: f (Y...), x (X...) -> (Y..., X...)
@@ -443,7 +473,8 @@ def jacobian(f: Function, argnums: int = 0) -> Function:
     def wrapped(*args: Any) -> Any:
         line = _Linearised(f, args, _numbers(argnums, args))
         outputs, rebuild = tree.flatten(line.value)
-        return rebuild([line.structure(_derivatives(line, y))[0] for y in outputs])
+        each = [line.structure(_derivatives(line, y)) for y in outputs]
+        return rebuild([d[0] if isinstance(argnums, int) else tuple(d) for d in each])
 
     return wrapped
 
@@ -467,7 +498,7 @@ def _unit(y: Tensor, i: int) -> Tensor:
     return ops.layout.reshape((places == i).astype(y.dtype), y.shape)
 
 
-def hessian(f: Function, argnums: int = 0) -> Function:
+def hessian(f: Function, argnums: int | Sequence[int] = 0) -> Function:
     """Return a function that gives all second derivatives. Shapes: x (X...) -> (X..., X...)."""
     return jacobian(grad(f, argnums), argnums)
 

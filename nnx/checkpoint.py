@@ -145,6 +145,8 @@ def load_training(path: Path, model: Module) -> Progress:
     from nnx.fit import compiled
 
     arrays, texts = _opened(path, ("training",))
+    if "training" not in texts:
+        raise CheckpointError(f"{os.fspath(path)} lacks the state of its training. Train again.")
     training, optimizer = json.loads(texts["training"]), compiled(model).optimizer
     _check_same(path, model, optimizer, texts, training)
     generator = random.default_generator()

@@ -129,10 +129,13 @@ class Device:
         return found
 
     def nearest(self, dtype: DType) -> DType:
-        """Return the type, or the widest of its kind where the device lacks it."""
+        """Return the type; where the device lacks it, the next wider one, or the widest."""
         if dtype in self._native:
             return dtype
         same = [d for d in self._native if d.kind == dtype.kind]
+        wider = [d for d in same if d.bits >= dtype.bits and d is not dtypes.bfloat16]
+        if wider:
+            return min(wider, key=lambda d: d.bits)
         return max(same, key=lambda d: d.bits, default=dtype)
 
     def has(self, dtype: DType) -> bool:
@@ -256,8 +259,22 @@ def device(name: str | Device | None = None) -> Device:
     return _open(_canonical(name))
 
 
-@functools.cache
+_opening = threading.RLock()
+
+
 def _open(name: str) -> Device:
+    """Return the one device of a name, also where several threads ask for it first."""
+    found = _opened.get(name)
+    if found is None:
+        with _opening:
+            found = _opened.get(name) or _opened.setdefault(name, _opened_now(name))
+    return found
+
+
+_opened: dict[str, Device] = {}
+
+
+def _opened_now(name: str) -> Device:
     import nnx.backends as backends
 
     base, _, rest = name.partition(":")

@@ -22,7 +22,7 @@ from nnx.batches import (
 from nnx.callbacks import Callback, History, Hooks, shown
 from nnx.device import Device
 from nnx.device import device as open_device
-from nnx.errors import DataError, DTypeError, LabelError, ShapeError
+from nnx.errors import DataError, DTypeError, LabelError, NnxError, ShapeError
 from nnx.loop import (
     EVALUATION_ROWS,
     Compiled,
@@ -177,6 +177,13 @@ def _probe(model: Module, setup: Compiled, data: Data, size: int) -> Tensor:
     return prediction
 
 
+def _probe_validation(model: Module, setup: Compiled, data: Data, size: int) -> None:
+    try:
+        _probe(model, setup, data, size)
+    except NnxError as error:
+        raise type(error)(f"In the validation data: {error}") from None
+
+
 # Where
 
 
@@ -260,10 +267,10 @@ def fit(
     if validation_data is not None:
         validation = _open_pair(_place(model), validation_data)
     if validation is not None:
-        _probe(model, setup, validation, size)
+        _probe_validation(model, setup, validation, size)
     history = History()
     hooks = Hooks(
-        [history, *callbacks, *shown(verbose)],
+        [history, *_several(callbacks), *shown(verbose)],
         model,
         {"epochs": last, "steps": data.steps(size), "verbose": verbose},
     )
@@ -279,6 +286,10 @@ def fit(
     finally:
         hooks.close()
     return history
+
+
+def _several(callbacks: Callback | Sequence[Callback]) -> Sequence[Callback]:
+    return [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
 
 
 def _open_pair(place: Place, validation_data: Any) -> Data:

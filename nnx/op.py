@@ -419,9 +419,9 @@ def _explain(op: Op, inputs: tuple[Any, ...], attrs: Attrs, error: Exception) ->
         raise ShapeError(f"{op.name}: {reason}") from None
     except TypeError:
         pass  # the rule cannot say more about what has no shape
-    if isinstance(error, TypeError | OverflowError | NotImplementedError):
+    if isinstance(error, TypeError | OverflowError | NotImplementedError | ValueError):
         listed = ", ".join(
-            f"{x.dtype} {x.shape}" if isinstance(x, _tensor_class) else repr(x) for x in inputs
+            f"{x.dtype} {x.shape}" if isinstance(x, _tensor_class) else repr(x)[:40] for x in inputs
         )
         raise DTypeError(f"{op.name} does not take ({listed}) with {attrs}: {error}") from error
     raise error

@@ -296,7 +296,8 @@ def _to_device(array: NDArray[Any], device: str | Device | None) -> Tensor:
     # Late, so that seeds, shuffles and initialisers do without the array stack.
     from nnx.tensor import asarray
 
-    return asarray(array, device=device)
+    named = array.dtype.name if array.dtype.kind == "f" else None
+    return asarray(array, dtype=named, device=device)
 
 
 def _is_whole(value: object) -> bool:

@@ -139,7 +139,16 @@ class Tensor:
         where = device(target)
         if where is self.device:
             return self
+        self._check_untracked("to")
         return asarray(self.numpy(), device=where, copy=True)
+
+    def _check_untracked(self, what: str) -> None:
+        """Refuse to copy values to where no gradient would flow back from."""
+        if self.requires_grad and recording.on:
+            raise GradientError(
+                f"{what}: gradients do not flow from one device to another, and would end here in "
+                f"silence. Move the inputs before computing, or x.detach() first."
+            )
 
     def to_device(self, target: str | Device, /, *, stream: Any = None) -> Tensor:
         """The standard's name for `to`."""
@@ -369,7 +378,8 @@ class Parameter(Tensor):
 
     def __init__(self, array: Any, device: Device | None = None) -> None:
         if device is None:
-            array, device = asarray(array).array, asarray(array).device
+            made = asarray(array, copy=True)
+            array, device = made.array, made.device
         super().__init__(array, device)
 
     def __repr__(self) -> str:
@@ -401,6 +411,7 @@ def asarray(
         if where is obj.device:
             changed = obj if wanted is None else layout.astype(obj, wanted)
             return changed if changed is not obj else elementwise.positive(obj)
+        obj._check_untracked("asarray")
         obj = obj.numpy()
     elif isinstance(obj, list | tuple) and recording.on:
         _check_untracked(obj)
@@ -413,6 +424,8 @@ def asarray(
     if wanted.is_floating is False and host.dtype.kind == "f" and wanted.kind != "bool":
         _check_whole(host, wanted)
     native = where.native(wanted)
+    if host.dtype.kind in "iu" and wanted.kind in ("int", "uint") and dtype is None:
+        _check_fits(host, wanted, where)
     array = where.backend.asarray(host.copy() if copy else host, native, where.index)
     if copy is False and getattr(array, "base", None) is not obj and array is not obj:
         raise DataError(
@@ -440,6 +453,17 @@ def _check_whole(host: Any, wanted: DType) -> None:
 
     if not np.isfinite(host).all():
         raise DTypeError(f"asarray: NaN or infinity has no value as {wanted}. Keep a float type.")
+
+
+def _check_fits(host: Any, wanted: DType, where: Device) -> None:
+    """Refuse integers that the device's widest type would wrap."""
+    low = -(2 ** (wanted.bits - 1)) if wanted.kind == "int" else 0
+    if 8 * host.dtype.itemsize > wanted.bits and host.size:
+        if int(host.min()) < low or int(host.max()) >= low + 2**wanted.bits:
+            raise DTypeError(
+                f"asarray: {where.name!r} has no {host.dtype}, and the values do not fit {wanted}: "
+                f"they reach from {host.min()} to {host.max()}. Choose another device."
+            )
 
 
 def _device_of(obj: Any, named: str | Device | None) -> Device:

@@ -35,6 +35,25 @@ def flatten(tree: Any) -> tuple[Leaves, Rebuild]:
     )
 
 
+def replace(tree: Any, leaf: Callable[[Tensor], Tensor], inputs: Leaves) -> Any:
+    """Return a structure with each tensor replaced, and modules as they are.
+
+    ``inputs`` collects the new tensors and the modules' parameters, in the order of `flatten`.
+    """
+    if isinstance(tree, Tensor):
+        inputs.append(leaf(tree))
+        return inputs[-1]
+    if hasattr(tree, "named_parameters"):
+        inputs += flatten(tree)[0]
+        return tree
+    if isinstance(tree, dict):
+        return {key: replace(item, leaf, inputs) for key, item in tree.items()}
+    if isinstance(tree, list | tuple):
+        items = [replace(item, leaf, inputs) for item in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+    return flatten(tree)[1]([])
+
+
 def _joined(items: list[Any], assemble: Rebuild) -> tuple[Leaves, Rebuild]:
     flat = [flatten(item) for item in items]
     leaves = [leaf for part, _ in flat for leaf in part]

@@ -722,3 +722,96 @@ def test_autodiff_keeps_no_state_after_an_error():
     with pytest.raises(ZeroDivisionError):
         nnx.grad(lambda x: 1 / 0)(1.0)
     assert autodiff.recording.depth == 0 and autodiff.recording.on
+
+
+# What may not be lost in silence
+
+
+def test_gradient_does_not_end_at_another_device():
+    x = nnx.Parameter(np.ones(2, np.float32))
+    with pytest.raises(nnx.GradientError, match="from one device to another"):
+        (x * 2).to("loops")
+    with pytest.raises(nnx.GradientError, match="from one device to another"):
+        nnx.asarray(x * 2, device="loops")
+    assert x.detach().to("loops").device == "loops"
+
+
+def test_write_to_an_index_is_noticed():
+    w = nnx.Parameter(np.arange(1.0, 4.0))
+    index = nnx.asarray(np.array([0, 1]))
+
+    def f(x):
+        y = x[index]
+        index[0] = 2
+        return nnx.sum(y * w[:2])
+
+    with pytest.raises(nnx.GradientError, match="written in place"):
+        nnx.grad(f)(nnx.asarray(np.ones(3)))
+
+
+def test_jacobian_and_hessian_of_several_arguments():
+    x, y = nnx.asarray(np.array([1.0, 2.0])), nnx.asarray(np.array([3.0, 5.0]))
+    dx, dy = nnx.jacobian(lambda x, y: x * y, argnums=(0, 1))(x, y)
+    np.testing.assert_array_equal(dx.numpy(), np.diag([3.0, 5.0]))
+    np.testing.assert_array_equal(dy.numpy(), np.diag([1.0, 2.0]))
+    (_, mixed), _ = nnx.hessian(lambda x, y: nnx.sum(x * y * y), argnums=(0, 1))(x, y)
+    np.testing.assert_array_equal(mixed.numpy(), np.diag([6.0, 10.0]))
+
+
+def test_grad_of_a_module_reaches_a_frozen_parameter():
+    from nnx import nn
+
+    layer = nn.Dense(1, in_features=2, kernel_init="ones")
+    layer.weight.requires_grad = False
+    grads = nnx.grad(lambda m: nnx.sum(m([[1.0, 2.0]])))(layer)
+    assert grads["weight"].tolist() == [[1.0], [2.0]]
+    assert not layer.weight.requires_grad
+
+
+def test_module_inside_a_structure_stays_a_module():
+    from nnx import nn
+
+    layer = nn.Dense(1, in_features=2, kernel_init="ones")
+    scale = nnx.asarray(2.0)
+    grads = nnx.grad(lambda p: nnx.sum(p[0]([[1.0, 2.0]])) * p[1]["s"])([layer, {"s": scale}])
+    assert grads[0]["weight"].tolist() == [[2.0], [4.0]]
+    assert grads[1]["s"].item() == 3.0
+
+
+def test_jvp_and_hvp_take_structures_and_keep_no_tape():
+    p = {"a": nnx.asarray([1.0, 2.0]), "b": [nnx.asarray(3.0)]}
+    t = {"a": nnx.asarray([1.0, 0.0]), "b": [nnx.asarray(1.0)]}
+    value, along = nnx.jvp(lambda p: nnx.sum(p["a"] ** 2) * p["b"][0], (p,), (t,))
+    assert (value.item(), along.item()) == (15.0, 2 * 3 + 5)
+    assert not along.requires_grad
+    _, product = nnx.hvp(lambda p: nnx.sum(p["a"] ** 2) * p["b"][0], (p,), (t,))
+    assert product["a"].tolist() == [2 * 3 + 2 * 1, 2 * 2]
+    assert product["b"][0].item() == 2.0
+
+
+def test_vjp_counts_its_weights():
+    _, pullback = nnx.vjp(lambda x: (x, 2 * x), nnx.asarray([1.0]))
+    with pytest.raises(nnx.ShapeError, match="2 results and 1 weights"):
+        pullback(nnx.asarray([1.0]))
+
+
+def test_kept_loss_keeps_no_activations():
+
+    import weakref
+
+    x = nnx.Parameter(np.ones(3, np.float32))
+    hidden = x * 2
+    gone = weakref.ref(hidden)
+    loss = nnx.sum(hidden * hidden)
+    loss.backward()
+    del hidden
+    gc.collect()
+    assert gone() is None
+    assert loss.item() == 12.0
+
+
+def test_parameter_is_apart_from_the_callers_array():
+    mine = np.ones(2, np.float32)
+    parameter = nnx.Parameter(mine)
+    mine[0] = 7.0
+    assert parameter.tolist() == [1.0, 1.0]

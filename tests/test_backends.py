@@ -555,3 +555,41 @@ def test_reader_of_imports_sees_what_counts(tmp_path):
     assert found >= {"numba", "rich", "nnx.fit", "jax", "scipy"}
     assert not found & {"torch", "cupy"}
     assert part("nnx.fit") == "fit" and part("nnx.ones") == "" and part("numpy") is None
+
+
+def test_threads_that_open_a_device_first_get_the_same_one(monkeypatch):
+    import threading
+
+    monkeypatch.setattr(sys.modules["nnx.device"], "_opened", {})
+    start = threading.Barrier(8)
+    found = []
+
+    def open_it():
+        start.wait()
+        found.append(nnx.device("numpy"))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=open_it) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert len({id(device) for device in found}) == 1
+
+
+def test_numpy_sums_of_many_rows_keep_float32_digits():
+    x = nnx.asarray(np.full((1_000_000, 2), 0.1, np.float32), device="numpy")
+    exact = 1_000_000 * float(np.float32(0.1))
+    np.testing.assert_allclose(nnx.sum(x, axis=0).numpy(), exact, rtol=1e-6)
+    np.testing.assert_allclose(nnx.mean(x, axis=0).numpy(), np.float32(0.1), rtol=1e-6)
+
+
+def test_uint64_labels_are_class_numbers():
+    logits = nnx.asarray(np.eye(3, dtype=np.float32), device="numpy")
+    plain = nnx.cross_entropy(logits, nnx.asarray(np.array([0, 1, 2]), device="numpy"))
+    wide = nnx.asarray(np.array([0, 1, 2], np.uint64), device="numpy")
+    assert nnx.cross_entropy(logits, wide).item() == plain.item()

@@ -235,11 +235,11 @@ def test_wrong_device_in_the_environment_is_named_as_from_there(fail, monkeypatc
     assert "NNX_DEVICE" in fail(2, "train", "iris")
 
 
-def test_device_that_is_known_but_not_here_exits_1_with_the_cause(fail, tmp_path):
+def test_device_that_is_known_but_not_here_exits_2_with_the_cause(fail, tmp_path):
     missing = [device for device in nnx.devices() if not device.available]
     if not missing:
         pytest.skip("every device is available here")
-    assert missing[0].reason in fail(1, "train", "iris", "--device", missing[0].name)
+    assert missing[0].reason in fail(2, "train", "iris", "--device", missing[0].name)
     assert not list(tmp_path.iterdir())
 
 

@@ -4,6 +4,7 @@ The causes are made with a stand-in for the CUDA runtime, so that they are teste
 """
 
 import importlib.util
+import sys
 import types
 
 import numpy as np
@@ -67,7 +68,6 @@ def test_missing_cupy_names_the_extra(monkeypatch):
 def test_index_out_of_range_lists_the_gpus(monkeypatch):
     from nnx import backends
     from nnx.backends.protocol import Backend, Hardware
-    from nnx.device import _open
 
     class TwoGpus(Backend):
         name = "cupy"
@@ -76,10 +76,9 @@ def test_index_out_of_range_lists_the_gpus(monkeypatch):
             return [Hardware("one"), Hardware("two")]
 
     monkeypatch.setattr(backends, "load", lambda name: TwoGpus())
-    _open.cache_clear()
+    monkeypatch.setattr(sys.modules["nnx.device"], "_opened", {})
     with pytest.raises(nnx.DeviceError, match=r"cupy has 2 device\(s\): 'cupy:0', 'cupy:1'"):
         nnx.device("cuda:5")
-    _open.cache_clear()
 
 
 def _gpu_reason():

@@ -917,3 +917,11 @@ def test_auto_where_nothing_can_run_is_an_error(monkeypatch):
     with_times(monkeypatch)
     with pytest.raises(DeviceError, match=r"no device could run.*out of memory"):
         classifier("auto").fit(X, Y)
+
+
+def test_fault_in_the_validation_data_says_so():
+    model = nn.Sequential(nn.Dense(2, in_features=1))
+    model.compile("sgd", "cross_entropy")
+    x = np.ones((4, 1), np.float32)
+    with pytest.raises(nnx.LabelError, match="In the validation data: Label 6"):
+        model.fit(x, [0, 1, 0, 1], validation_data=(x, [0, 1, 6, 1]))

@@ -763,3 +763,10 @@ def test_unusual_memory_gives_the_result_of_contiguous(make, device, rng):
     x = rng.normal(size=(6, 4)).astype(np.float32)
     model = MLP().to(device)
     np.testing.assert_array_equal(model(make(x)).numpy(), model(x).numpy())
+
+
+def test_shared_layer_is_refused_by_a_model_file():
+    shared = nn.Dense(3, in_features=3)
+    with pytest.raises(nnx.CheckpointError, match="Layers 0 and 2 are one Dense"):
+        nn.to_config(nn.Sequential(shared, nn.Activation("relu"), shared))
+    nn.to_config(nn.Sequential(nn.Flatten(), nn.Dense(2), nn.Flatten()))

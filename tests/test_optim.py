@@ -706,3 +706,13 @@ def test_state_of_another_kind_is_refused():
         optim.Adam(with_gradients([1.0])).load_state_dict(state)
     with pytest.raises(nnx.DataError, match="bind"):
         optim.Adam().load_state_dict({})
+
+
+def test_state_asked_before_bind_does_not_lose_the_slots():
+    w = nnx.Parameter(np.ones(2, np.float32))
+    optimizer = optim.Adam(0.1)
+    optimizer.state_dict()
+    optimizer.bind([w])
+    nnx.sum(w * w).backward()
+    optimizer.step()
+    np.testing.assert_allclose(w.numpy(), [0.9, 0.9], rtol=1e-5)

@@ -13,7 +13,7 @@ import typer
 
 from nnx.cli import commands
 from nnx.cli.options import UsageError
-from nnx.errors import NnxError
+from nnx.errors import DeviceError, NnxError
 
 # The base class of what the parser finds wrong; typer names only its subclass in public.
 ParseError = typer.BadParameter.__mro__[1]
@@ -85,6 +85,8 @@ def _fail(error: Exception, typed: Sequence[str]) -> int:
         return _stop(f"error: {_one_line(text)}", 2, f"Try `{f'nnx {command}'.strip()} --help`.")
     if isinstance(error, OSError) and not isinstance(error, NnxError):
         error = OSError(": ".join(filter(None, (str(error.filename or ""), error.strerror))))
+    if isinstance(error, DeviceError):
+        return _stop(f"error: {_one_line(error)}", 2, "`nnx devices` lists what can run here.")
     if isinstance(error, NnxError | OSError):
         return _stop(f"error: {_one_line(error)}", 1)
     if isinstance(error, MemoryError):

@@ -40,10 +40,24 @@ def to_config(module: Module) -> dict[str, Any]:
             f"({', '.join(KINDS)}). Save its weights: state_dict(), then load_state_dict()."
         )
     if isinstance(module, Sequential):
+        _check_apart(module)
         return {"kind": kind, "layers": [to_config(layer) for layer in module.layers]}
     assert isinstance(module, Layer)
     values = {name: _plain(name, getattr(module, name)) for name in module.settings}
     return {"kind": kind} | {k: v for k, v in values.items() if v is not _LEFT_OUT}
+
+
+def _check_apart(model: Sequential) -> None:
+    """Refuse a layer that stands in two places: a file would give it two sets of weights."""
+    seen: dict[int, int] = {}
+    for place, layer in enumerate(model.layers):
+        if id(layer) in seen and layer.parameters():
+            raise CheckpointError(
+                f"Layers {seen[id(layer)]} and {place} are one {type(layer).__name__} with shared "
+                f"weights, which a model file cannot describe. Save its weights: state_dict(), "
+                f"then load_state_dict()."
+            )
+        seen[id(layer)] = place
 
 
 _LEFT_OUT = object()

@@ -362,15 +362,16 @@ def log_sigmoid(xp: Any, x: Any, /) -> Any:
     return xp.minimum(x, 0.0) - xp.log1p(xp.exp(-xp.abs(x)))
 
 
-@op(
-    "elementwise",
-    vjp=(lambda xp, g, out, x: g * (xp.sigmoid(x) * (1.0 + x * xp.sigmoid(-x))),),
-    shape=shapes.elementwise,
-    dtype="float",
-)
+def _silu_dx(xp: Any, g: Any, out: Any, x: Any) -> Any:
+    wide = xp.widen(x)
+    return g * xp.narrow(xp.sigmoid(wide) * (1.0 + wide * xp.sigmoid(-wide)), x)
+
+
+@op("elementwise", vjp=(_silu_dx,), shape=shapes.elementwise, dtype="float")
 def silu(xp: Any, x: Any, /) -> Any:
-    """x sigmoid(x). Source: arXiv 1606.08415."""
-    return x * xp.sigmoid(x)
+    """x sigmoid(x). Numerics: in float64, its slope has a zero. Source: arXiv 1606.08415."""
+    wide = xp.widen(x)
+    return xp.narrow(wide * xp.sigmoid(wide), x)
 
 
 def _gelu_dx(xp: Any, g: Any, out: Any, x: Any) -> Any:

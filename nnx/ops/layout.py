@@ -312,7 +312,6 @@ def _fill(key: tuple[Any, ...], indices: Sequence[Any]) -> tuple[Any, ...]:
     ),
     shape=_shape_of_key,
     values=(0,),
-    linear=True,
 )
 def _getitem(xp: Any, x: Any, *indices: Any, key: tuple[Any, ...]) -> Any:
     """x at ``key``, in which the string "#k" stands for the k-th of ``indices``."""
@@ -327,7 +326,6 @@ def _getitem(xp: Any, x: Any, *indices: Any, key: tuple[Any, ...]) -> Any:
     ),
     shape=lambda x, *indices, key, shape: shape,
     values=(0,),
-    linear=True,
 )
 def scatter_add(xp: Any, x: Any, *indices: Any, key: tuple[Any, ...], shape: Shape) -> Any:
     """Zeros of ``shape`` with x added at ``key``; a place that is named twice gets both."""
@@ -373,7 +371,6 @@ def _plain_slice(item: Any) -> Any:
     ),
     shape=shapes.take,
     values=(0,),
-    linear=True,
 )  # fmt: skip
 def take(xp: Any, x: Any, indices: Any, /, axis: int | None = None) -> Any:
     """The entries at ``indices`` along ``axis``; negative ones count from the end.
@@ -416,7 +413,6 @@ def _every_axis(x: Any) -> tuple[str, ...]:
     ),
     shape=shapes.take_along_axis,
     values=(0,),
-    linear=True,
 )
 def take_along_axis(xp: Any, x: Any, indices: Any, /, axis: int = -1) -> Any:
     """For each position, the entry of x along ``axis`` that ``indices`` names there."""

@@ -115,9 +115,10 @@ prod = _reduction("prod", "The product of the elements.", _prod_dx, dtype="sum")
     linear=True,
 )
 def mean(xp: Any, x: Any, /, axis: Axis = None, *, keepdims: bool = False) -> Any:
-    """The arithmetic mean; NaN for no elements."""
+    """The arithmetic mean; NaN for no elements. Numerics: the sum is formed in float64."""
     n = count(x, axis)
-    return xp.sum(x, axis=axis, keepdims=keepdims) / (n or float("nan"))
+    total = xp.sum(xp.widen(x), axis=axis, keepdims=keepdims)
+    return xp.narrow(total / (n or float("nan")), x)
 
 
 def _centred(xp: Any, x: Any, axis: Axis) -> Any:

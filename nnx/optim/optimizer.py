@@ -148,6 +148,7 @@ class Optimizer:
                 f"This {self._kind} works on other parameters already. Make a new one for these."
             )
         self._entries = [_Entry(p) for p in found]
+        self._slots_made = False
         return self
 
     @property
