@@ -9,17 +9,7 @@ import importlib
 from typing import Any
 
 from nnx import ops as _ops
-from nnx.autodiff import (
-    enable_grad,
-    grad,
-    hessian,
-    hvp,
-    jacobian,
-    jvp,
-    no_grad,
-    value_and_grad,
-    vjp,
-)  # fmt: skip
+from nnx.autodiff import grad, hessian, hvp, jacobian, jvp, value_and_grad, vjp
 from nnx.creation import (
     arange,
     empty,
@@ -93,6 +83,7 @@ from nnx.standard import (
     unique_inverse,
     unique_values,
 )  # fmt: skip
+from nnx.tape import enable_grad, no_grad
 from nnx.tensor import Parameter, Tensor, asarray
 
 __version__ = "0.1.0"

@@ -1,267 +1,18 @@
-"""Gradients: one backward sweep over the tape, and the functions made of it.
-
-A sweep runs the rules of the op table in one of two namespaces: over raw arrays, which is fast and
-leaves no tape, or over tensors, which leaves one and so can be differentiated again.
-"""
+"""The gradient functions: grad, vjp, jvp, jacobian, hessian, hvp, over nested structures."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from nnx import creation, dtypes, ops, shapes, tree
-from nnx.device import Device, Namespace
-from nnx.dtypes import DType
+from nnx import creation, ops, tree
 from nnx.errors import DTypeError, GradientError, ShapeError
-from nnx.op import OPS, Node, recording
+from nnx.op import recording
+from nnx.tape import collect, key_of, pull, record, seed_for
 from nnx.tensor import Tensor, asarray
 
 Function = Callable[..., Any]
-_by_sequence = operator.attrgetter("sequence")
-
-
-@contextlib.contextmanager
-def _record(on: bool) -> Iterator[None]:
-    before = recording.on
-    recording.on = on
-    try:
-        yield
-    finally:
-        recording.on = before
-
-
-def no_grad() -> contextlib.AbstractContextManager[None]:
-    """Return a context, or decorator, in which nothing goes on the tape."""
-    return _record(False)
-
-
-def enable_grad() -> contextlib.AbstractContextManager[None]:
-    """Return a context that records again inside `no_grad`."""
-    return _record(True)
-
-
-# The sweep
-
-
-def _tensor_namespace() -> Namespace:
-    """Return the ``xp`` of rules that run over tensors: nnx's own functions."""
-    xp = Namespace(creation)
-    for module in ops.MODULES:
-        for name in OPS.keys() & vars(module).keys():
-            setattr(xp, name, getattr(module, name))
-    xp.getitem = ops.layout._getitem
-    xp.native = dtypes.as_dtype
-    xp.dtype_of = lambda x: x.dtype
-    xp.float32 = dtypes.float32
-    xp.widen = _widen
-    xp.narrow = lambda x, like: x if x.dtype is like.dtype else x.astype(like.dtype)
-    xp.arange_like = lambda x, n: creation.arange(n, dtype=x.dtype, device=x.device)
-    return xp
-
-
-def _widen(x: Tensor) -> Tensor:
-    wide = dtypes.float64 if x.device.has(dtypes.float64) else dtypes.float32
-    return x if x.dtype is wide else x.astype(wide)
-
-
-_OVER_TENSORS = _tensor_namespace()
-
-
-def _key(x: Tensor) -> int:
-    return id(x) if x.node is None else id(x.node)
-
-
-def _collect(outputs: Sequence[Tensor], stop: set[int]) -> tuple[list[Node], dict[int, Tensor]]:
-    """Return the nodes below the outputs, newest first, and the leaves under them.
-
-    Iterative: a tape may be deeper than Python's stack. Nodes are numbered as they are made, so
-    that falling numbers are a topological order.
-    Raises: GradientError where the tape was used up, or an input was written since.
-    """
-    seen: dict[int, Node] = {}
-    leaves: dict[int, Tensor] = {}
-    stack: list[Tensor] = list(outputs)
-    while stack:
-        x = stack.pop()
-        node = x.node
-        key = id(x) if node is None else id(node)
-        if node is None or key in stop:
-            leaves[key] = x
-        elif key not in seen:
-            seen[key] = node
-            if node.arrays is None or not (node.op.linear or _unchanged(node)):
-                _refuse(node)
-            inputs = node.inputs
-            for i in node.tracked:
-                stack.append(inputs[i])
-    return sorted(seen.values(), key=_by_sequence, reverse=True), leaves
-
-
-def _unchanged(node: Node) -> bool:
-    version = 0
-    for x in node.inputs:
-        if isinstance(x, Tensor):
-            version += x.version
-    return version == node.version
-
-
-def _refuse(node: Node) -> NoReturn:
-    """Say why there is no gradient through a node: used up, or an input was written since."""
-    if node.arrays is None:
-        raise GradientError(
-            f"backward: the tape through {node.op.name!r} was used up by an earlier backward(). "
-            f"Compute the loss again, or keep the tape with backward(retain_graph=True)."
-        )
-    tensors = [x for x in node.inputs if isinstance(x, Tensor)]
-    shown = ", ".join(f"{x.name or 'input'} {x.shape}" for x in tensors)
-    raise GradientError(
-        f"backward: an input of {node.op.name!r} ({shown}) was written in place after the "
-        f"forward pass, so its gradient would be wrong. Call backward() before the write."
-    )
-
-
-def _sweep(
-    nodes: list[Node], grads: dict[int, Any], over_tensors: bool, wanted: set[int] | None = None
-) -> None:
-    """Carry the gradients in ``grads`` (by key) down through the nodes, adding at each input.
-
-    With ``wanted``, only inputs that lead to one of these keys get a gradient.
-    """
-    leads = None if wanted is None else _leading_to(nodes, wanted)
-    inputs: Sequence[Any]
-    rules: tuple[Any, ...]
-    for node in nodes:
-        g = grads.pop(id(node), None)
-        if g is None:
-            continue
-        if over_tensors:
-            xp, inputs, out = _OVER_TENSORS, node.inputs, Tensor(node.out, node.device)
-            out.node, out.requires_grad = node, True
-        else:
-            xp, inputs, out = node.device.namespace, node.arrays or (), node.out
-        vjp, attrs = node.op.vjp, node.attrs
-        if isinstance(vjp, tuple):
-            rules, together = vjp, ()
-        else:
-            rules, together = (), vjp(xp, g, out, *inputs, **attrs)  # type: ignore[misc]
-        for i in node.tracked:
-            x = node.inputs[i]
-            key = id(x) if x.node is None else id(x.node)
-            if leads is not None and key not in leads:
-                continue
-            if rules:
-                rule = rules[i]
-                share = None if rule is None else rule(xp, g, out, *inputs, **attrs)
-            else:
-                share = together[i]
-            if share is None:
-                continue
-            array = x if over_tensors else x.array
-            if share.shape != array.shape:
-                share = _unbroadcast(xp, share, tuple(array.shape))
-            if share.dtype != array.dtype:
-                share = xp.astype(share, array.dtype)
-            held = grads.get(key)
-            grads[key] = share if held is None else xp.add(held, share)
-
-
-def _leading_to(nodes: list[Node], wanted: set[int]) -> set[int]:
-    leads = set(wanted)
-    for node in reversed(nodes):
-        if any(isinstance(x, Tensor) and _key(x) in leads for x in node.inputs):
-            leads.add(id(node))
-    return leads
-
-
-def _unbroadcast(xp: Any, g: Any, shape: shapes.Shape) -> Any:
-    """Sum a gradient over the axes along which its input was repeated."""
-    given = tuple(g.shape)
-    if len(given) < len(shape):  # a rule may leave axes of size 1 away
-        return xp.broadcast_to(g, shape)
-    axes, _ = shapes.unbroadcast_axes(given, shape)
-    if axes:
-        g = xp.sum(g, axis=axes, keepdims=True)
-    if shapes.size(tuple(g.shape)) != shapes.size(shape):
-        return xp.broadcast_to(g, shape)
-    return xp.reshape(g, shape)
-
-
-def _seed(y: Tensor, gradient: Any) -> Tensor:
-    """Return the incoming gradient of a result: what was given, or 1 for a single number."""
-    if not y.dtype.is_floating:
-        raise DTypeError(f"Only floating-point results have gradients, this one is {y.dtype}.")
-    if gradient is None:
-        if y.size != 1:
-            raise GradientError(
-                f"backward: the result has shape {y.shape}; only a single number has one "
-                f"gradient. Reduce it (loss.mean()), or give the incoming gradient."
-            )
-        return _one(y.device, y.dtype) if y.shape == () else creation.ones_like(y)
-    given = asarray(gradient, dtype=y.dtype, device=y.device)
-    if given.shape != y.shape:
-        raise ShapeError(
-            f"backward: the result has shape {y.shape} and the gradient given {given.shape}; "
-            f"they must be equal."
-        )
-    return given
-
-
-@functools.lru_cache(maxsize=64)
-def _one(device: Device, dtype: DType) -> Tensor:
-    """Return the number 1 on a device; every training step starts its backward pass with it."""
-    return creation.ones((), dtype=dtype, device=device)
-
-
-def backward(y: Tensor, gradient: Any = None, *, retain_graph: bool = False) -> None:
-    """Do what `Tensor.backward` says."""
-    if not y.requires_grad:
-        raise GradientError(
-            "backward: this tensor does not depend on anything that requires a gradient. Set "
-            "x.requires_grad = True before computing with x, and leave nnx.no_grad()."
-        )
-    seed = _seed(y, gradient)
-    nodes, leaves = _collect([y], set())
-    grads = {_key(y): seed.array}
-    with y.device.scope():
-        _sweep(nodes, grads, over_tensors=False)
-        add = y.device.namespace.add
-        for key, leaf in leaves.items():
-            share = grads.get(key)
-            if share is not None:
-                held = leaf.grad
-                leaf.grad = Tensor(share if held is None else add(held.array, share), leaf.device)
-    if not retain_graph:
-        for node in nodes:
-            node.arrays = node.out = None
-            node.inputs = ()  # a loss that is kept keeps no activations
-
-
-def _pull(
-    outputs: list[Tensor], seeds: list[Tensor], inputs: list[Tensor], differentiable: bool
-) -> list[Tensor]:
-    """Return the gradients of the outputs, weighted by seeds, with respect to the inputs."""
-    wanted = {_key(x) for x in inputs}
-    roots = [(y, seed) for y, seed in zip(outputs, seeds, strict=True) if y.requires_grad]
-    nodes, leaves = _collect([y for y, _ in roots], wanted)
-    again = differentiable or bool(leaves.keys() - wanted) or any(s.requires_grad for s in seeds)
-    grads: dict[int, Any] = {}
-    with _record(again), outputs[0].device.scope():
-        for y, seed in roots:
-            value = seed if again else seed.array
-            key = _key(y)
-            grads[key] = value if key not in grads else grads[key] + value
-        _sweep(nodes, grads, over_tensors=again, wanted=wanted)
-    results = []
-    for x in inputs:
-        share = grads.get(_key(x))
-        if share is None:
-            results.append(creation.zeros_like(x))
-        else:
-            results.append(share if isinstance(share, Tensor) else Tensor(share, x.device))
-    return results
 
 
 def _alias(given: Any) -> Tensor:
@@ -273,7 +24,7 @@ def _alias(given: Any) -> Tensor:
             f"Convert it: x.astype('float32')."
         )
     if x.requires_grad:
-        with _record(True):
+        with record(True):
             return ops.elementwise.positive(x)  # type: ignore[no-any-return]
     fresh: Tensor = x.detach()
     fresh.requires_grad = True
@@ -326,14 +77,14 @@ class _Linearised:
         self.nested = recording.depth > 0
         recording.depth += 1
         try:
-            with _record(True), _thawed(self.inputs):
+            with record(True), _thawed(self.inputs):
                 self.value = f(*called)
         finally:
             recording.depth -= 1
 
     def pull(self, outputs: list[Tensor], seeds: list[Tensor]) -> list[Any]:
         """Return the gradients, one structure an argument."""
-        return self.structure(_pull(outputs, seeds, self.inputs, self.nested))
+        return self.structure(pull(outputs, seeds, self.inputs, self.nested))
 
     def structure(self, grads: list[Tensor]) -> list[Any]:
         """Return one value an input as one structure an argument."""
@@ -394,8 +145,8 @@ def _settled(line: _Linearised, value: Any) -> Any:
     if line.nested or not isinstance(value, Tensor | tuple | list):
         return value
     if isinstance(value, Tensor):
-        outside = _collect([value], {_key(x) for x in line.inputs})[1].keys() - {
-            _key(x) for x in line.inputs
+        outside = collect([value], {key_of(x) for x in line.inputs})[1].keys() - {
+            key_of(x) for x in line.inputs
         }
         traced = any(x.node is not None for x in line.inputs)
         return value if outside or traced else value.detach()
@@ -423,7 +174,7 @@ def vjp(f: Function, *args: Any) -> tuple[Any, Function]:
     outputs, _ = tree.flatten(line.value)
 
     def pullback(weights: Any) -> tuple[Any, ...]:
-        seeds = [_seed(y, w) for y, w in zip(outputs, _weights(weights, outputs), strict=True)]
+        seeds = [seed_for(y, w) for y, w in zip(outputs, _weights(weights, outputs), strict=True)]
         return tuple(line.pull(outputs, seeds))
 
     return line.value, pullback
@@ -453,12 +204,12 @@ def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[A
             f"{[x.shape for x in line.inputs]}; they must be equal."
         )
     weights = [_alias(creation.zeros_like(y)) for y in outputs]
-    pulled = _pull(outputs, weights, line.inputs, True)
+    pulled = pull(outputs, weights, line.inputs, True)
     directions = [
         t.astype(p.dtype) if t.dtype is not p.dtype else t
         for t, p in zip(given, pulled, strict=True)
     ]
-    along = _pull(pulled, directions, weights, line.nested)
+    along = pull(pulled, directions, weights, line.nested)
     if not line.nested and not any(x.node is not None for x in line.inputs):
         along = [x.detach() for x in along]
     return _settled(line, line.value), rebuild(along)
@@ -481,7 +232,7 @@ def jacobian(f: Function, argnums: int | Sequence[int] = 0) -> Function:
 
 def _derivatives(line: _Linearised, y: Tensor) -> list[Tensor]:
     """Return d(y)/d(input) for each input: one sweep an element of y."""
-    rows = [_pull([y], [_unit(y, i)], line.inputs, line.nested) for i in range(y.size)]
+    rows = [pull([y], [_unit(y, i)], line.inputs, line.nested) for i in range(y.size)]
     if not rows:
         return [
             creation.zeros(y.shape + x.shape, dtype=x.dtype, device=x.device) for x in line.inputs

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from nnx.autodiff import enable_grad
 from nnx.nn.module import Module
 from nnx.op import Node
+from nnx.tape import enable_grad
 from nnx.tensor import Tensor
 
 

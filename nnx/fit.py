@@ -9,7 +9,6 @@ from typing import Any
 
 from nnx import calibrate, creation, dtypes, optim
 from nnx import metrics as nnx_metrics
-from nnx.autodiff import no_grad
 from nnx.batches import (
     ArrayData,
     ClassWeight,
@@ -36,6 +35,7 @@ from nnx.loop import (
 from nnx.nn import losses
 from nnx.nn.module import Module
 from nnx.ops.loss import binary_cross_entropy, check_classes, cross_entropy
+from nnx.tape import no_grad
 from nnx.tensor import Tensor, asarray
 
 __all__ = ["TrainingInterrupted", "compile_model", "compiled", "evaluate", "fit", "predict"]

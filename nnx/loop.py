@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from nnx import diagnose, random
-from nnx.autodiff import enable_grad, no_grad
 from nnx.batches import ArrayData, Data
 from nnx.callbacks import History, Hooks, Logs
 from nnx.errors import DataError, NonFiniteError
@@ -19,6 +18,7 @@ from nnx.nn.losses import Loss
 from nnx.nn.module import Module
 from nnx.ops import reduce
 from nnx.optim import Optimizer
+from nnx.tape import enable_grad, no_grad
 from nnx.tensor import Tensor
 
 EVALUATION_ROWS = 256

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from nnx import creation, dtypes, shapes
-from nnx.autodiff import no_grad
 from nnx.errors import DataError, ShapeError, did_you_mean
 from nnx.ops import elementwise, layout, reduce
 from nnx.ops.loss import binary_cross_entropy
+from nnx.tape import no_grad
 from nnx.tensor import Tensor, asarray
 
 State = tuple[Any, ...]

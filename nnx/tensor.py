@@ -240,7 +240,7 @@ class Tensor:
         Raises: GradientError for a tensor without history, one of several elements and no
         ``gradient``, a tape that was used up, or inputs that were written since.
         """
-        from nnx.autodiff import backward
+        from nnx.tape import backward
 
         backward(self, gradient, retain_graph=retain_graph)
 

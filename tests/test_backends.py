@@ -467,8 +467,8 @@ def test_array_without_arithmetic_does_raise():
 
 LAYERS = (
     {"errors"}, {"dtypes"}, {"shapes"}, {"op"}, {"ops"}, {"device", "host", "philox"}, {"tensor"},
-    {"creation", "tree", "random"}, {"standard", "autodiff"}, {"graph"}, {"trace", "passes"},
-    {"jit"}, {""}, {"nn", "optim"}, {"fit"}, {"cli"},
+    {"creation", "tree", "random"}, {"standard", "tape"}, {"autodiff"}, {"graph"},
+    {"trace", "passes"}, {"jit"}, {""}, {"nn", "optim"}, {"fit"}, {"cli"},
 )  # fmt: skip
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 FIT = RANK["fit"]  # a module that is not named above may use all that fit may
@@ -525,7 +525,18 @@ def test_imports_point_one_way(path):
 def test_no_heavy_library_is_imported_at_the_top(path):
     tops = {module.partition(".")[0] for module in imports(path)}
     assert not tops & OUTSIDE
-    core = {"op", "ops", "shapes", "dtypes", "device", "tensor", "autodiff", "creation", "tree"}
+    core = {
+        "op",
+        "ops",
+        "shapes",
+        "dtypes",
+        "device",
+        "tensor",
+        "tape",
+        "autodiff",
+        "creation",
+        "tree",
+    }
     if path.relative_to(ROOT).with_suffix("").parts[1] in core:
         assert "numpy" not in tops
 

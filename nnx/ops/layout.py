@@ -77,7 +77,7 @@ broadcast_to = primitive(
     "layout",
     lambda xp, x, /, shape: xp.broadcast_to(x, shape),
     "x repeated along new axes and axes of size 1.",
-    # The gradient's shape is the result's; autodiff sums it back to x's.
+    # The gradient's shape is the result's; the sweep sums it back to x's.
     vjp=(lambda xp, g, out, x, shape: g,),
     shape=shapes.broadcast_to,
     linear=True,

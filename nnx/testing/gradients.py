@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from nnx import autodiff, dtypes, ops, tree
+from nnx import autodiff, dtypes, ops, tape, tree
 from nnx.device import Device
 from nnx.errors import DTypeError, GradientError
 from nnx.op import Node, apply
@@ -170,7 +170,7 @@ def _compare(
 
     def moved(t: float) -> float:
         leaf.assign(asarray(start + t * direction, leaf.dtype, leaf.device).array)
-        with autodiff.no_grad():
+        with tape.no_grad():
             return float(f(*args))
 
     try:
@@ -213,9 +213,9 @@ def _named(node: Node, wrong: str) -> str:
 def _nodes(f: Callable[..., Any], args: list[Any]) -> list[Node]:
     """Return the tape of f, oldest node first."""
     tracked = [_tracked(arg) for arg in args]
-    with autodiff.enable_grad():
+    with tape.enable_grad():
         y = _weighted(f)(*tracked)
-    return autodiff._collect([y], set())[0][::-1]
+    return tape.collect([y], set())[0][::-1]
 
 
 def _tracked(arg: Any) -> Any:
