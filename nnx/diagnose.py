@@ -12,13 +12,20 @@ from nnx.tape import enable_grad
 from nnx.tensor import Tensor
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether a tensor holds neither NaN nor infinity; worked out on its device."""
+    if not tensor.dtype.is_floating:
+        return True
+    device = tensor.device
+    with device.scope():
+        finite = device.namespace.all(device.namespace.isfinite(tensor.array))
+    return bool(device.namespace.to_numpy(finite))
+
+
 def bad_parameter(model: Module) -> str | None:
     """Return the name of the first parameter with a NaN or an infinity, and the place, or None."""
     for name, parameter in model.named_parameters():
-        device, array = parameter.device, parameter.array
-        with device.scope():
-            finite = device.namespace.all(device.namespace.isfinite(array))
-        if not bool(device.namespace.to_numpy(finite)):
+        if not is_finite(parameter):
             return f"parameter {name!r} ({_where(parameter, 'index')})"
     return None
 

@@ -203,11 +203,14 @@ class Loop:
         order = None
         if shuffle and isinstance(data, ArrayData):
             order = random.default_generator().host_permutation(data.rows)
+        suspect = isinstance(data, ArrayData) and not diagnose.is_finite(data.x)
         tally = Tally(setup.metrics)
         total, rows = 0.0, 0
         for step, (x, y, weight) in enumerate(data.batches(self._size, order)):
             for call in hooks.on_train_batch_begin:
                 call(step, None)
+            if suspect and not diagnose.is_finite(x):
+                self._refuse_input(epoch, step, self._positions(order, rows, x.shape[0]), x, y)
             number, value, prediction = train_step(model, loss, optimizer, x, y, weight)
             if not math.isfinite(number):
                 where = self._positions(order, rows, x.shape[0])
@@ -259,6 +262,20 @@ class Loop:
         if not isinstance(self._data, ArrayData):
             return None
         return range(start, start + n) if order is None else order[start : start + n]
+
+    def _refuse_input(self, epoch: int, step: int, rows: Any, x: Tensor, y: Tensor) -> None:
+        """Stop before an infinite input that a layer would hide from the loss spoils the weights.
+
+        A loss that shows it is left to the step itself, which says more.
+        """
+        with no_grad():
+            value = self._setup.loss(self._model(x), y)
+        if math.isfinite(value.item()):
+            raise NonFiniteError(
+                f"In epoch {epoch + 1} of {self._last}, step {step + 1}: "
+                f"{diagnose.first_bad(self._model, x, y, rows, value)}. The loss hides it, its "
+                f"gradient would not. The parameters are as they were before this step."
+            )
 
     def _not_finite(
         self, epoch: int, step: int, rows: Any, x: Tensor, y: Tensor, value: Tensor

@@ -925,3 +925,13 @@ def test_fault_in_the_validation_data_says_so():
     x = np.ones((4, 1), np.float32)
     with pytest.raises(nnx.LabelError, match="In the validation data: Label 6"):
         model.fit(x, [0, 1, 0, 1], validation_data=(x, [0, 1, 6, 1]))
+
+
+def test_infinite_input_that_the_loss_hides_stops_the_run_before_its_step():
+    model = nn.Sequential(nn.Dense(3, "tanh", in_features=2), nn.Dense(1))
+    model.compile("sgd", "mse")
+    x = np.ones((8, 2), np.float32)
+    x[5, 1] = np.inf
+    with pytest.raises(NonFiniteError, match=r"x itself at row 1 .*row 5 of x.*The loss hides it"):
+        model.fit(x, np.ones((8, 1), np.float32), batch_size=4, shuffle=False)
+    assert all(np.isfinite(array).all() for array in model.state_dict().values())
