@@ -814,3 +814,31 @@ def test_terminal_without_colour_gets_none():
     assert status == 0 and "╭" in shown
     assert "\x1b[" not in shown
     assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_disk_that_refuses_the_first_save_leaves_an_earlier_run_whole(succeed, fail, monkeypatch):
+    from nnx import checkpoint
+
+    succeed("train", "iris", "--epochs", "2")
+    before = {path.name: path.read_bytes() for path in Path("runs/iris").iterdir()}
+
+    def full(*_, **__):
+        raise nnx.CheckpointError("Cannot save: no space left on device.")
+
+    monkeypatch.setattr(checkpoint, "save_training", full)
+    assert "no space left" in fail(1, "train", "iris", "--epochs", "3", "--lr", "0.1")
+    assert {p.name: p.read_bytes() for p in Path("runs/iris").iterdir()} == before
+
+
+def test_unfinished_run_is_not_replaced_by_another(succeed, fail):
+    succeed("train", "iris", "--epochs", "2")
+    folder = Path("runs/iris")
+    config = (folder / "config.json").read_text().replace('"epochs": 2', '"epochs": 9')
+    (folder / "config.json").write_text(config)
+    told = fail(2, "train", "iris", "--epochs", "3", "--batch-size", "7")
+    assert "another run, of iris, stopped after 2 of 9 epochs" in told
+
+
+def test_file_of_a_run_is_told_from_the_run(succeed, fail):
+    succeed("train", "iris", "--epochs", "1")
+    assert "name its directory, runs/iris" in fail(2, "evaluate", "runs/iris/model.safetensors")

@@ -58,7 +58,7 @@ def choose_device(named: str | None, *, measure: bool) -> Where:
         name, source = "cpu", "auto, which only training measures,"
     found = device(name)
     if name == "cpu":
-        imports = "imports" if found.name == "numba" else "is not installed"
+        imports = "is installed" if found.name == "numba" else "is not installed"
         source = f"{source} as cpu: Numba {imports}" if source else f"cpu: Numba {imports}"
     return Where(found.name, source)
 

@@ -89,6 +89,8 @@ def read_config(folder: Path) -> Config:
     """
     path = folder / CONFIG
     if not path.is_file():
+        if folder.is_file() and (folder.parent / CONFIG).is_file():
+            raise UsageError(f"{folder} is a file of a run: name its directory, {folder.parent}.")
         fault = "holds no config.json" if folder.is_dir() else "does not exist"
         raise UsageError(f"{folder} is not a run: it {fault}. {_runs_beside(folder)}")
     try:
@@ -164,12 +166,16 @@ def check_room(folder: Path) -> None:
         ) from None
 
 
-def clear(folder: Path) -> bool:
-    """Remove an earlier run's files from a directory, and no others; return whether there were."""
-    present = [folder / name for name in FILES if (folder / name).exists()]
-    for path in present:
-        path.unlink()
-    return bool(present)
+def clear(folder: Path, but_not: str = "") -> bool:
+    """Remove an earlier run's files from a directory, and no others; return whether there was one.
+
+    ``but_not`` is a file that the new run has written already.
+    """
+    there = (folder / CONFIG).exists()
+    for name in FILES:
+        if name != but_not:
+            (folder / name).unlink(missing_ok=True)
+    return there
 
 
 def epochs_in(folder: Path) -> int:

@@ -179,11 +179,14 @@ def _refuse_unfinished(folder: Path, config: Config) -> None:
         return
     earlier = runs.read_config(folder)
     same = dataclasses.replace(earlier, epochs=config.epochs, device=config.device) == config
-    if same and done < earlier.epochs:
-        raise UsageError(
-            f"{folder} holds this run, stopped after {done} of {earlier.epochs} epochs. Add "
-            f"--resume to go on; to begin anew remove the directory, or name another with --out."
-        )
+    if done >= earlier.epochs:
+        return
+    which = "this run" if same else f"another run, of {earlier.data},"
+    go_on = "Add --resume to go on" if same else f"To go on: nnx train {earlier.data} --resume"
+    raise UsageError(
+        f"{folder} holds {which} stopped after {done} of {earlier.epochs} epochs. {go_on}; to "
+        f"begin anew remove the directory, or name another with --out."
+    )
 
 
 def _refuse_differences(earlier: Config, config: Config, folder: Path) -> None:
@@ -248,16 +251,17 @@ class _Keeper(Callback):
         self.start_s = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        self.begin()
-        self.n_epochs += 1
+        # First: where the disk refuses it, an earlier run is still whole.
         checkpoint.save_training(self.folder / runs.CHECKPOINT, self.model, epoch=epoch + 1)
+        self.begin(saved=runs.CHECKPOINT)
+        self.n_epochs += 1
         runs.write_history(self.folder, self.model.history.history)
 
-    def begin(self) -> None:
-        """Write the settings, once, in place of an earlier run."""
+    def begin(self, saved: str = "") -> None:
+        """Write the settings, once, in place of an earlier run; ``saved`` is of this one."""
         if self.n_epochs:
             return
-        if self.anew and runs.clear(self.folder):
+        if self.anew and runs.clear(self.folder, saved):
             note(f"replaced the earlier run in {self.folder}.")
         # Where auto chose, going on must not choose again.
         config = dataclasses.replace(self.config, device=self.model.device.name)
@@ -301,11 +305,13 @@ def _fit(folder: Path, config: Config, parts: Parts, where: Where, *, anew: bool
         if not keeper.start_s:
             raise
         keeper.begin()
-        _save(folder, model)
+        model.save(folder / runs.MODEL)
         _say_how_to_go_on(folder, config, runs.epochs_in(folder))
+        _draw(folder, model)
         raise typer.Exit(130) from None
     time_s = time.perf_counter() - keeper.start_s
-    _save(folder, model)
+    model.save(folder / runs.MODEL)
+    _draw(folder, model)
     n_steps = keeper.n_epochs * -(-n_rows // config.batch_size)
     if 0 < n_steps < FEW_STEPS:
         note(f"{n_steps} steps are few to learn in. More: --epochs {10 * config.epochs} --resume")
@@ -317,8 +323,7 @@ def _fit(folder: Path, config: Config, parts: Parts, where: Where, *, anew: bool
     ]
 
 
-def _save(folder: Path, model: nn.Module) -> None:
-    model.save(folder / runs.MODEL)
+def _draw(folder: Path, model: nn.Module) -> None:
     history = vars(model)["history"].history
     if history and not runs.write_curves(folder, history):
         note(f"no {runs.CURVES}: it takes matplotlib. python -m pip install 'nnx-array[plot]'")
