@@ -842,3 +842,13 @@ def test_unfinished_run_is_not_replaced_by_another(succeed, fail):
 def test_file_of_a_run_is_told_from_the_run(succeed, fail):
     succeed("train", "iris", "--epochs", "1")
     assert "name its directory, runs/iris" in fail(2, "evaluate", "runs/iris/model.safetensors")
+
+
+def test_evaluate_says_when_its_file_has_changed(succeed, nnx_command):
+    write_csv("w.csv", ["a", "y"], [[i % 7, 3 * (i % 7) + 1.5] for i in range(40)])
+    succeed("train", "w.csv", "--target", "y", "--epochs", "1")
+    assert "has changed" not in nnx_command("evaluate", "runs/w")[2]
+    with open("w.csv", "a") as file:
+        file.write("3,10.5\n")
+    status, _, err = nnx_command("evaluate", "runs/w")
+    assert status == 0 and "w.csv has changed since training" in err

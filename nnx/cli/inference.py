@@ -50,8 +50,11 @@ def _test_rows(config: Config, data: str, target: str | None) -> tuple[Array, Ar
         what = "the rows kept for the test"
         _, kept = split_rows(len(x), config.seed)
         x, y = x[kept], y[kept]
-    elif source.kind == "csv" and config.features:
-        x = read_features(data, config, source.target)
+    else:
+        if data == config.data:
+            note(f"{data} has changed since training: all its rows count, learned ones too.")
+        if source.kind == "csv" and config.features:
+            x = read_features(data, config, source.target)
     if x.shape[1] != config.n_features:
         raise ShapeError(
             f"{data} has rows of {x.shape[1]} numbers, the network takes {config.n_features}. It "
