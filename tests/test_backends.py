@@ -604,3 +604,23 @@ def test_uint64_labels_are_class_numbers():
     plain = nnx.cross_entropy(logits, nnx.asarray(np.array([0, 1, 2]), device="numpy"))
     wide = nnx.asarray(np.array([0, 1, 2], np.uint64), device="numpy")
     assert nnx.cross_entropy(logits, wide).item() == plain.item()
+
+
+def test_type_that_a_device_lacks_becomes_the_next_wider_one():
+    half = nnx.asarray(np.ones(2, np.float16), device="array_api:array_api_strict")
+    assert half.dtype is nnx.float32
+
+
+def test_integers_that_a_device_would_wrap_are_refused():
+    pytest.importorskip("jax")
+    code = """
+        import nnx
+        with nnx.device("array_api:jax.numpy"):
+            print(nnx.asarray([1, 2]).tolist())
+            for make in (lambda: nnx.asarray(2**40), lambda: nnx.random.uniform(dtype="float64")):
+                try:
+                    print("made", make())
+                except nnx.DTypeError:
+                    print("refused")
+    """
+    assert run(code, JAX_ENABLE_X64="0").split("\n")[:3] == ["[1, 2]", "refused", "refused"]

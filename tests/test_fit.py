@@ -935,3 +935,10 @@ def test_infinite_input_that_the_loss_hides_stops_the_run_before_its_step():
     with pytest.raises(NonFiniteError, match=r"x itself at row 1 .*row 5 of x.*The loss hides it"):
         model.fit(x, np.ones((8, 1), np.float32), batch_size=4, shuffle=False)
     assert all(np.isfinite(array).all() for array in model.state_dict().values())
+
+
+def test_one_callback_needs_no_list():
+    model = classifier()
+    kept = nnx.callbacks.History()
+    model.fit(X, Y, callbacks=kept)
+    assert kept.history["loss"]
