@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import metadata, util
+from typing import Any
 
 from nnx.backends.numpy_backend import NumpyBackend, host_memory_bytes
 from nnx.backends.protocol import Hardware, Unavailable
@@ -22,6 +23,12 @@ class NumbaBackend(NumpyBackend):
             )
         version = metadata.version("numba")
         return (Hardware(f"Numba {version} on the CPU", host_memory_bytes()),)
+
+    def compile(self, graph: Any, updates: dict[int, int], kinds: dict[str, bool]) -> Any:
+        """Return a graph as one native function."""
+        from nnx.kernels.program import Program
+
+        return Program(graph, updates, kinds)
 
 
 BACKEND = NumbaBackend()

@@ -49,7 +49,12 @@ class Backend:
     """Ops whose kernels need no `scope`: they only move elements, or never warn."""
 
     compile: Callable[..., Any] | None = None
-    """``compile(graph) -> callable``; without it a graph is interpreted op by op."""
+    """``compile(graph, updates, kinds) -> program``; without it a graph is interpreted op by op.
+
+    ``graph`` is lowered (`nnx.passes.prepared`); ``updates`` maps outputs to the inputs that they
+    replace; ``kinds`` says of each scalar whether it is a whole number. The program is called as
+    ``program(arrays, env)`` with the scalars by name, and returns the outputs' arrays.
+    """
 
     @property
     def xp(self) -> Any:

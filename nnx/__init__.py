@@ -115,6 +115,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "jit":
+        from nnx.jit import jit
+
+        globals()["jit"] = jit  # importing it has put the module of that name here
+        return jit
     if name in _LAZY:
         return importlib.import_module(f"nnx.{name}")
     raise AttributeError(f"module 'nnx' has no attribute {name!r}.{_hint(name)}")

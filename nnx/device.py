@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nnx import dtypes
 from nnx.dtypes import DType
 from nnx.errors import DeviceError, DTypeError
-from nnx.op import OPS
+from nnx.op import OPS, recording
 
 if TYPE_CHECKING:
     from nnx.backends import Backend
@@ -92,12 +92,33 @@ class Device:
         xp.convert = self.backend.astype
         xp.to_numpy = self.backend.to_numpy
         xp.in_range = self.backend.in_range
+        xp.found = self._found
+        xp.create = lambda name: self.backend.creation(name, self.index)
+        xp.from_host = self._from_host
         xp.widen = self._widen
         xp.narrow = self._narrow
         xp.arange_like = self._arange_like
         xp.index = self.backend.index
         xp.add_at = self.backend.add_at(self.index)
         return xp
+
+    def _found(self, bad: Any) -> bool:
+        """Return whether any element is true."""
+        return bool(self.backend.to_numpy(self.namespace.any(bad)))
+
+    def _from_host(self, host: Any, dtype: DType) -> Any:
+        return self.backend.asarray(host, self.native(dtype), self.index)
+
+    def resolve(self) -> Device:
+        """Return the device that is meant now; inside a trace another one stands for this."""
+        trace = recording.trace
+        return trace.device if trace is not None and trace.real is self else self
+
+    def adopt(self, tensor: Any) -> None:
+        """Move a tensor here, in place."""
+        moved = tensor.to(self).array
+        tensor.device = self
+        tensor.assign(moved)
 
     def _widen(self, array: Any) -> Any:
         """Return a float array as float64 where the device has it, else as float32."""
@@ -246,7 +267,7 @@ def device(name: str | Device | None = None) -> Device:
     nnx.device('numpy')
     """
     if isinstance(name, Device):
-        return name
+        return name.resolve()
     if name is None:
         return default_device()
     if not isinstance(name, str) or not name.strip():
@@ -256,7 +277,7 @@ def device(name: str | Device | None = None) -> Device:
             "'auto' is chosen by measuring a network: give it to model.compile(device='auto') or "
             "to nnx train --device auto. Here, name a device, or 'cpu'."
         )
-    return _open(_canonical(name))
+    return _open(_canonical(name)).resolve()
 
 
 _opening = threading.RLock()
@@ -298,12 +319,12 @@ def _opened_now(name: str) -> Device:
 def default_device() -> Device:
     """Return where new arrays go: the innermost ``with``, `set_default_device`, NNX_DEVICE, cpu."""
     if _defaults.stack:
-        return _defaults.stack[-1]
+        return _defaults.stack[-1].resolve()
     if _process_default is not None:
-        return _process_default
+        return _process_default.resolve()
     named = os.environ.get("NNX_DEVICE")
     if not named:
-        return _open(_canonical("cpu"))
+        return _open(_canonical("cpu")).resolve()
     try:
         return device(named)
     except DeviceError as error:

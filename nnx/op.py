@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from nnx import dtypes
 from nnx.dtypes import DType
 from nnx.errors import DeviceError, DTypeError, NnxError, ShapeError
+from nnx.scalar import FloatScalar, IntScalar, value_of
 
 if TYPE_CHECKING:
     from nnx.device import Device
@@ -267,10 +268,19 @@ _next_sequence = itertools.count().__next__
 class _Recording(threading.local):
     on = True
     depth = 0
+    trace: Any = None
 
+
+class _Changes:
+    n = 0
+
+
+changes = _Changes()
+"""How often a setting of any module or optimizer was set: compiled functions then look again."""
 
 recording = _Recording()
-"""Whether this thread's ops go on the tape, and how many gradient functions enclose them."""
+"""Whether this thread's ops go on the tape, how many gradient functions enclose them, and the trace
+that notes them, if one is open."""
 
 _tensor_class: type[Tensor]
 _to_tensor: Callable[[Any, Device | None], Tensor]
@@ -292,6 +302,8 @@ def apply(op: Op, inputs: tuple[Any, ...], attrs: Attrs) -> Tensor:
     version = 0
     arrays: list[Any] = []
     tracked: list[int] = []
+    if recording.trace is not None:
+        recording.trace.lift_all(inputs)
     for x in inputs:
         if isinstance(x, _tensor_class):
             if x.device is not device:
@@ -313,7 +325,7 @@ def apply(op: Op, inputs: tuple[Any, ...], attrs: Attrs) -> Tensor:
     try:
         out = device.kernels[op.name](*arrays, **attrs)
     except Exception as error:
-        _explain(op, inputs, attrs, error)
+        explain(op, inputs, attrs, error)
     result = _tensor_class(out, device)
     if tracked and op.vjp is not None and recording.on:
         result.requires_grad = True
@@ -321,7 +333,7 @@ def apply(op: Op, inputs: tuple[Any, ...], attrs: Attrs) -> Tensor:
     return result
 
 
-_PLAIN = frozenset({float, int, bool, type(None)})
+_PLAIN = frozenset({float, int, bool, type(None), IntScalar, FloatScalar})
 
 
 def _as_tensors(op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -351,9 +363,9 @@ def _unify(op: Op, device: Device, arrays: list[Any]) -> list[Any]:
             break
         x = arrays[i]
         kind = type(x)
-        if kind is float:
+        if kind is float or kind is FloatScalar:
             wants_float = True
-        elif kind is int:
+        elif kind is int or kind is IntScalar:
             wants_number = True
         elif kind is not bool and x is not None:
             dtype = x.dtype
@@ -370,7 +382,7 @@ def _unify(op: Op, device: Device, arrays: list[Any]) -> list[Any]:
 
 def _convert(op: Op, device: Device, arrays: list[Any]) -> list[Any]:
     positions = [i for i, x in enumerate(arrays) if i in op.values and x is not None]
-    scalars = [arrays[i] for i in positions if isinstance(arrays[i], float | int)]
+    scalars = [value_of(arrays[i]) for i in positions if not hasattr(arrays[i], "dtype")]
     held = [device.dtype_of(arrays[i]) for i in positions if hasattr(arrays[i], "dtype")]
     common = dtypes.result_dtype(held, scalars)
     if op.dtype == "float" and not common.is_floating:
@@ -404,7 +416,7 @@ def _raise_mixed(op: Op, inputs: tuple[Any, ...]) -> NoReturn:
     )
 
 
-def _explain(op: Op, inputs: tuple[Any, ...], attrs: Attrs, error: Exception) -> NoReturn:
+def explain(op: Op, inputs: tuple[Any, ...], attrs: Attrs, error: Exception) -> NoReturn:
     """Raise what stopped an op as an nnx error: by its shape rule if that refuses too."""
     if isinstance(error, ShapeError) and not str(error).startswith(op.name):
         raise ShapeError(f"{op.name}: {error}") from None

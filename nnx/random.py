@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from nnx import philox
 from nnx.dtypes import as_dtype
 from nnx.errors import DataError, DTypeError, ShapeError
+from nnx.op import recording
 
 if TYPE_CHECKING:
     from nnx.device import Device
@@ -118,6 +119,8 @@ class Generator:
         device: str | Device | None = None,
     ) -> Tensor:
         """Return numbers spread evenly over [low, high); see `host_uniform`."""
+        if recording.trace is not None:
+            return self._traced("uniform", (low, high), shape, _float_name(dtype), device)
         return _to_device(self.host_uniform(low, high, shape, dtype), device)
 
     def normal(
@@ -130,6 +133,8 @@ class Generator:
         device: str | Device | None = None,
     ) -> Tensor:
         """Return normal numbers of mean ``loc`` and deviation ``scale``; see `host_normal`."""
+        if recording.trace is not None:
+            return self._traced("normal", (loc, scale), shape, _float_name(dtype), device)
         return _to_device(self.host_normal(loc, scale, shape, dtype), device)
 
     def integers(
@@ -141,16 +146,22 @@ class Generator:
         device: str | Device | None = None,
     ) -> Tensor:
         """Return whole numbers, each of low .. high - 1 alike; see `host_integers`."""
+        if recording.trace is not None:
+            return self._traced("integers", (low, high), shape, "int64", device)
         return _to_device(self.host_integers(low, high, shape), device)
 
     def permutation(self, n: int, *, device: str | Device | None = None) -> Tensor:
         """Return 0 .. n - 1 in random order; see `host_permutation`."""
+        if recording.trace is not None:
+            return self._traced("permutation", (), n, "int64", device)
         return _to_device(self.host_permutation(n), device)
 
     def bernoulli(
         self, p: float, shape: Shape = (), *, device: str | Device | None = None
     ) -> Tensor:
         """Return booleans that are true with probability p; see `host_bernoulli`."""
+        if recording.trace is not None:
+            return self._traced("bernoulli", (p,), shape, "bool", device)
         return _to_device(self.host_bernoulli(p, shape), device)
 
     def host_uniform(
@@ -264,6 +275,18 @@ class Generator:
             )
         return self._draw(shape, np.bool_, 1, lambda words: philox.below(words, p))
 
+    def _traced(
+        self, kind: str, settings: tuple[Any, ...], shape: Any, dtype: str, device: Any
+    ) -> Tensor:
+        """Let the open trace note a draw, after the checks that a draw of nothing makes."""
+        trace = recording.trace
+        if kind != "permutation":
+            named = (dtype,) if kind in ("uniform", "normal") else ()
+            getattr(self, f"host_{kind}")(*settings, (0,), *named)
+        words = _words_of(kind, dtype, settings)
+        drawn: Tensor = trace.draw(self, kind, settings, shape, words, as_dtype(dtype))
+        return drawn
+
     def _draw(
         self,
         shape: Shape,
@@ -286,6 +309,20 @@ class Generator:
 
 def _blocks(n: int, words_each: int) -> int:
     return -(-n * words_each // 4)
+
+
+def _float_name(dtype: Any) -> str:
+    return "float32" if dtype is None else as_dtype(dtype).name
+
+
+def _words_of(kind: str, dtype: str, settings: tuple[Any, ...]) -> int:
+    """Return how many words an element of a draw takes; see the top of this file."""
+    if kind in ("uniform", "normal"):
+        return 1 if dtype == "float32" else 2
+    if kind == "integers":
+        low, high = settings
+        return philox.words_per_scaled(int(low) if high is None else int(high) - int(low))
+    return 2 if kind == "permutation" else 1
 
 
 def _words_per_float(scalar: type[np.float32 | np.float64]) -> int:

@@ -11,15 +11,16 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nnx.errors import ShapeError
+from nnx.scalar import IntScalar
 
 Shape = tuple[int, ...]
 
 
 def as_shape(shape: int | Iterable[int]) -> Shape:
     """Return a shape as a tuple of ints."""
-    if isinstance(shape, int):
+    if isinstance(shape, int | IntScalar):
         return (shape,)
-    return tuple(int(n) for n in shape)
+    return tuple(n if isinstance(n, IntScalar) else int(n) for n in shape)
 
 
 def size(shape: Shape) -> int:
@@ -39,15 +40,23 @@ def broadcast(*shapes: Shape) -> Shape:
     padded = [(1,) * (ndim - len(shape)) + shape for shape in shapes]
     result = []
     for sizes in zip(*padded, strict=True):
-        distinct = set(sizes) - {1}
-        if len(distinct) > 1:
-            listed = " and ".join(map(str, shapes))
-            raise ShapeError(
-                f"shapes {listed} do not broadcast. Sizes, compared from the right, must be equal "
-                f"or 1; reshape one of them, or insert an axis with x[:, None]."
-            )
-        result.append(distinct.pop() if distinct else 1)
+        together = 1
+        for n in sizes:
+            if is_one(together):
+                together = n
+            elif not is_one(n) and n != together:
+                listed = " and ".join(map(str, shapes))
+                raise ShapeError(
+                    f"shapes {listed} do not broadcast. Sizes, compared from the right, must be "
+                    f"equal or 1; reshape one of them, or insert an axis with x[:, None]."
+                )
+        result.append(together)
     return tuple(result)
+
+
+def is_one(n: Any) -> bool:
+    """Return whether a size is 1 for good; that of a traced batch is not, whatever its value."""
+    return type(n) is not IntScalar and n == 1
 
 
 def same(shape: Shape, *_: Any, **__: Any) -> Shape:
@@ -63,7 +72,9 @@ def elementwise(*shapes: Shape, **_: Any) -> Shape:
 def unbroadcast_axes(shape: Shape, target: Shape) -> tuple[tuple[int, ...], bool]:
     """Return the axes to sum so that ``shape`` falls back to ``target``, and whether to reshape."""
     lead = len(shape) - len(target)
-    kept = tuple(i + lead for i, n in enumerate(target) if n == 1 and shape[i + lead] != 1)
+    kept = tuple(
+        i + lead for i, n in enumerate(target) if is_one(n) and not is_one(shape[i + lead])
+    )
     return tuple(range(lead)) + kept, bool(lead or kept)
 
 

@@ -200,7 +200,8 @@ def seed_for(y: Tensor, gradient: Any) -> Tensor:
                 f"backward: the result has shape {y.shape}; only a single number has one "
                 f"gradient. Reduce it (loss.mean()), or give the incoming gradient."
             )
-        return _one(y.device, y.dtype) if y.shape == () else creation.ones_like(y)
+        fixed = y.shape == () and recording.trace is None
+        return _one(y.device, y.dtype) if fixed else creation.ones_like(y)
     given = asarray(gradient, dtype=y.dtype, device=y.device)
     if given.shape != y.shape:
         raise ShapeError(
@@ -233,6 +234,8 @@ def backward(y: Tensor, gradient: Any = None, *, retain_graph: bool = False) -> 
             share = grads.get(key)
             if share is not None:
                 held = leaf.grad
+                if recording.trace is not None:
+                    recording.trace.read_grad(leaf, held)
                 leaf.grad = Tensor(share if held is None else add(held.array, share), leaf.device)
     if not retain_graph:
         for node in nodes:

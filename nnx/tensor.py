@@ -15,6 +15,14 @@ from nnx.ops import contract, elementwise, layout
 from nnx.shapes import Shape
 
 
+class _Writes:
+    n = 0
+
+
+writes = _Writes()
+"""How often any tensor was given another array: compiled functions then look up addresses again."""
+
+
 class Tensor:
     """An array on a device, with the methods and operators of the array API standard.
 
@@ -75,6 +83,8 @@ class Tensor:
 
     def numpy(self) -> Any:
         """The values as a NumPy array, read-only: it may share the tensor's memory."""
+        if recording.trace is not None:
+            recording.trace.lift_all((self,))
         view = self.device.backend.to_numpy(self.array).view()
         view.flags.writeable = False
         return view
@@ -156,6 +166,8 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """The same values without their history: no gradient flows through the result."""
+        if recording.trace is not None:
+            recording.trace.lift_all((self,))
         return Tensor(self.array, self.device)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
@@ -231,6 +243,7 @@ class Tensor:
         """Give this tensor another array of the same shape, and count the write."""
         self.array = array
         self.version += 1
+        writes.n += 1
 
     # Gradients
 
@@ -415,6 +428,8 @@ def asarray(
         obj = obj.numpy()
     elif isinstance(obj, list | tuple) and recording.on:
         _check_untracked(obj)
+    if recording.trace is not None:
+        recording.trace.refuse_host(obj)
     host = to_host(obj)
     if wanted is None:
         # Only a type that was named must be had; JAX without its 64-bit mode narrows the rest.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nnx.errors import DTypeError
+from nnx.op import recording
 from nnx.tensor import Tensor
 
 Leaves = list[Tensor]
@@ -18,6 +19,8 @@ def flatten(tree: Any) -> tuple[Leaves, Rebuild]:
     A module stands for a dict of its parameters by name. Raises: DTypeError for other leaves.
     """
     if isinstance(tree, Tensor):
+        if recording.trace is not None:
+            recording.trace.lift_all((tree,))
         return [tree], lambda leaves: leaves[0]
     if hasattr(tree, "named_parameters"):
         return flatten(dict(tree.named_parameters()))

@@ -466,15 +466,18 @@ def test_array_without_arithmetic_does_raise():
 # What imports what
 
 LAYERS = (
-    {"errors"}, {"dtypes"}, {"shapes"}, {"op"}, {"ops"}, {"device", "host", "philox"}, {"tensor"},
-    {"creation", "tree", "random"}, {"standard", "tape"}, {"autodiff"}, {"graph"},
-    {"trace", "passes"}, {"jit"}, {""}, {"nn", "optim"}, {"fit"}, {"cli"},
+    {"errors"}, {"scalar"}, {"dtypes"}, {"shapes"}, {"op"}, {"ops"}, {"device", "host", "philox"},
+    {"tensor"}, {"creation", "tree", "random"}, {"standard", "tape"}, {"autodiff"}, {"graph"},
+    {"trace"}, {"passes"}, {"execute"}, {"jit"}, {""}, {"nn", "optim"}, {"fit"}, {"cli"},
 )  # fmt: skip
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 FIT = RANK["fit"]  # a module that is not named above may use all that fit may
 OUTSIDE = {"numba", "cupy", "matplotlib", "rich", "safetensors", "torch", "jax", "scipy"}
 FOR_A_BACKEND = {"errors", "dtypes", "shapes", "op", "device", "backends", "kernels"}
-FOR_A_KERNEL = {"errors", "dtypes", "shapes", "op", "ops", "graph", "backends", "kernels"}
+FOR_A_KERNEL = {
+    "errors", "dtypes", "shapes", "scalar", "op", "ops", "graph", "passes", "philox", "files",
+    "backends", "kernels",
+}  # fmt: skip
 
 
 def imports(path):
@@ -524,7 +527,9 @@ def test_imports_point_one_way(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_heavy_library_is_imported_at_the_top(path):
     tops = {module.partition(".")[0] for module in imports(path)}
-    assert not tops & OUTSIDE
+    # The twins are made of Numba's parts; the module is imported when something is compiled.
+    allowed = {"numba"} if path.name == "intrinsics.py" else set()
+    assert not tops & OUTSIDE - allowed
     core = {
         "op",
         "ops",

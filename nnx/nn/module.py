@@ -11,6 +11,7 @@ from nnx.device import Device, default_device, device
 from nnx.dtypes import DType, as_dtype
 from nnx.errors import DataError, ShapeError
 from nnx.host import to_host
+from nnx.op import changes, recording
 from nnx.shapes import Shape
 from nnx.tensor import Parameter, Tensor, asarray
 
@@ -58,6 +59,10 @@ class Module:
     _target: Device | None = None  # what `to` asked for, for parameters that are not yet made
     _target_dtype: DType | None = None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        changes.n += 1
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "build" in vars(cls):
@@ -75,6 +80,8 @@ class Module:
 
         Host floats take the type of the parameters; tensors and integers keep theirs.
         """
+        if recording.trace is not None:
+            recording.trace.watch(self)
         if self._called:
             for x in inputs:
                 if type(x) is not Tensor:
@@ -98,7 +105,8 @@ class Module:
 
     def _first_call(self, inputs: tuple[Any, ...], settings: dict[str, Any]) -> Any:
         if not self._built:
-            self.build(*inputs)
+            with _outside_of_traces():
+                self.build(*inputs)
             self._built = True
             self._name_parameters()
         result = self.forward(*inputs, **settings)
@@ -320,6 +328,12 @@ class Module:
 
     def _settings_text(self) -> str:
         return ""
+
+
+def _outside_of_traces() -> contextlib.AbstractContextManager[None]:
+    """Return a context in which what is made is real and stays, also in a traced function."""
+    trace = recording.trace
+    return contextlib.nullcontext() if trace is None else trace.suspended()
 
 
 def _parts(name: str, value: Any) -> Iterator[Part]:

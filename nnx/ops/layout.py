@@ -285,7 +285,7 @@ def _shape_of_key(x: Shape, *indices: Shape, key: tuple[Any, ...]) -> Shape:
             result.append(1)
             continue
         if isinstance(item, slice):
-            result.append(len(range(*item.indices(x[at]))))
+            result.append(x[at] if item == slice(None) else len(range(*item.indices(x[at]))))
         elif isinstance(item, int) and not -x[at] <= item < x[at]:
             raise ShapeError(f"index {item} is outside axis {at} of {x}, size {x[at]}.")
         at += 1

@@ -97,7 +97,7 @@ def _first(xp: Any, bad: Any) -> tuple[int, ...]:
 
 def _complain(xp: Any, labels: Any, bad: Any, allowed: str) -> None:
     """Raise for the first label that ``bad`` marks."""
-    if not xp.to_numpy(xp.any(bad)):
+    if not xp.found(bad):
         return
     at = _first(xp, bad)
     value = xp.to_numpy(labels).reshape(xp.to_numpy(bad).shape or (1,))[at]

@@ -17,7 +17,7 @@ import nnx
 from nnx.device import Device
 from nnx.errors import DataError, DeviceError, DTypeError, ShapeError
 from nnx.host import to_host
-from nnx.op import recording
+from nnx.op import changes, recording
 from nnx.tensor import Tensor, asarray
 
 Schedule = Callable[[int], float]
@@ -101,6 +101,11 @@ class Optimizer:
 
     xp: Any = nnx
     step_count: int = 0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name != "step_count" and name != "_lr" and name != "xp":
+            changes.n += 1
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -190,7 +195,10 @@ class Optimizer:
 
     def zero_grad(self) -> None:
         """Forget the gradients, so that the next backward pass starts from none."""
+        trace = recording.trace
         for entry in self._entries:
+            if trace is not None:
+                trace.forget_grad(entry.param)
             entry.param.grad = None
 
     def step(self) -> None:
@@ -203,7 +211,10 @@ class Optimizer:
         entries = [entry for entry in self._entries if entry.param.grad is not None]
         if not entries:
             self._explain_nothing()
-        if self._schedule is not None:
+        trace = recording.trace
+        if trace is not None:
+            self._enter(trace)
+        elif self._schedule is not None:
             self._lr = self._checked_rate(self._schedule(self.step_count))
         taped, recording.on = recording.on, False
         self.step_count += 1
@@ -226,6 +237,24 @@ class Optimizer:
             entry.param.assign(value)
             for name, array in slots.items():
                 entry.slots[name].assign(array)
+
+    def _enter(self, trace: Any) -> None:
+        """Make the step count and the rate inputs of a trace, and the slots real arrays."""
+        trace.watch(self)
+        if not self._slots_made:
+            with trace.suspended():
+                self._make_slots()
+        done = trace.occurrence(self)
+        if not done:
+            trace.attribute(self, "step_count", self.step_count)
+            trace.attribute(self, "_lr", self._lr)
+        self._lr = trace.number(self._lr, functools.partial(self._rate_after, done))
+
+    def _rate_after(self, more: int) -> float:
+        """Return the rate of the step after ``more`` further ones; keep it as the one in force."""
+        if self._schedule is not None:
+            self._lr = self._checked_rate(self._schedule(self.step_count + more))
+        return self._lr
 
     def _array_change(self, entry: _Entry, device: Device) -> Change:
         """Return the new arrays of a parameter and its slots, from ``update`` over arrays."""
@@ -411,7 +440,7 @@ def _listed(params: Any) -> list[Any]:
 
 def _move(slot: Tensor, device: Device) -> None:
     """Move a slot after its parameter, which `Module.to` moved."""
-    slot.array, slot.device = slot.to(device).array, device
+    device.adopt(slot)
 
 
 def _array(value: Any) -> Any:

@@ -1,0 +1,228 @@
+"""Training steps on the CPU: `nnx.jit` beside PyTorch, JAX, NumPy by hand, and the GEMMs alone.
+
+    python -m benchmarks.train [--cells 784-16-16-10/32 ...] [--peers torch,jax] [--out]
+    python -m benchmarks.train --check | --first-call | --mnist [--data-dir DIR]
+
+One step is forward, loss, backward and update, with the loss as a Python number at its end.
+README.md in this folder says the method and what the file holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+from benchmarks import first_call, machine, mnist, problems, rounds
+from benchmarks.contestants import PEERS
+from benchmarks.problems import CELLS, LEARNING_RATE
+
+TIMES_NNX = {
+    ("784-16-16-10/32", "torch"): 8.0,
+    ("4-20-10-3/16", "torch"): 25.0,
+    ("784-16-16-10/32", "numpy"): 2.5,
+    ("784-512-512-10/1024", "floor"): 0.93,
+}
+"""How many times nnx's step a contestant's has to take at least; 1 where nothing is said."""
+FIRST_CALL_S = {"cold": 1.5, "warm": 0.35}
+MNIST_S = 2.0
+MNIST_ACCURACY = 0.94
+CHECKED = {"784-16-16-10/32/sgd": "numpy", "784-512-512-10/1024/sgd": "floor"}
+SLACK = 1.5
+"""`--check` fails where a figure is worse than its limit by half: beyond any machine's noise."""
+
+QUIET_LOAD = 0.5
+
+RESULTS = Path(__file__).with_name("results") / "train.json"
+SHORT = {"torch-compile": "compile"}
+Verdict = dict[str, Any]
+Section = dict[str, Any]
+
+
+def verdict(figure: str, measured: float, rule: str, limit: float) -> Verdict:
+    """Return whether a figure keeps its limit; the rule is "at least" or "at most"."""
+    met = measured >= limit if rule == "at least" else measured <= limit
+    return {"figure": figure, "measured": measured, "rule": rule, "limit": limit, "met": met}
+
+
+def step_verdicts(cell: Section) -> list[Verdict]:
+    """Return the verdicts of a cell: named limits, and that no contestant is faster than nnx."""
+    net = cell["name"].rpartition("/")[0]
+    found = []
+    for name, report in cell["contestants"].items():
+        limit = TIMES_NNX.get((net, name), None if name in ("nnx", "floor") else 1.0)
+        if limit is not None and "over_nnx" in report:
+            figure = f"{cell['name']}: {name} over nnx"
+            found.append(verdict(figure, report["over_nnx"]["median"], "at least", limit))
+    return found
+
+
+# Printing: 80 columns
+
+
+def _us(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def print_header(names: list[str]) -> None:
+    """Print the columns' names."""
+    print("us a step, and how many times nnx's step that is (medians over the rounds)")
+    print(f"{'':24}" + "".join(f"{SHORT.get(name, name):>9}" for name in names), flush=True)
+
+
+def print_cell(cell: Section) -> None:
+    """Print the two lines of a cell."""
+    found = cell["contestants"].values()
+    print(f"{cell['name']:24}" + "".join(f"{_us(c['us']['median']):>9}" for c in found))
+    ratios = [c["over_nnx"]["median"] if "over_nnx" in c else None for c in found]
+    shown = "".join(f"{r:>8.2f}x" if r is not None else f"{'':9}" for r in ratios)
+    print(f"{'':24}{shown}".rstrip(), flush=True)
+
+
+def print_seconds(row: Section) -> None:
+    """Print a line of a first call or of a whole program."""
+    low, high = row["seconds"]["quartiles"]
+    name = f"{row['contestant']} {row.get('cache', '')}".strip()
+    accuracy = f", accuracy {row['accuracy']['median']:.4f}" if "accuracy" in row else ""
+    median = row["seconds"]["median"]
+    print(f"{name:20} {median:7.3f} s  (quartiles {low:.3f} to {high:.3f}){accuracy}", flush=True)
+
+
+def print_verdicts(verdicts: list[Verdict]) -> None:
+    """Print each limit, what was measured, and whether it was met in this run."""
+    print("\nlimits")
+    for v in verdicts:
+        word = "met" if v["met"] else "MISSED"
+        print(f"{v['figure']:45} {v['measured']:9.3f}  {v['rule']} {v['limit']:<6g} {word}")
+
+
+# The modes
+
+
+def run_steps(options: argparse.Namespace, peers: list[str]) -> Section:
+    """Measure the chosen cells with all contestants."""
+    names = ["nnx", "numpy", *peers, "floor"]
+    cells, verdicts = [], []
+    chosen = problems.select(options.cells)
+    print_header(names)
+    for cell in chosen:
+        cells.append(rounds.measure(cell, names, options.rounds or 40))
+        print_cell(cells[-1])
+        verdicts += step_verdicts(cells[-1])
+    return {"learning_rate": LEARNING_RATE, "cells": cells, "limits": verdicts}
+
+
+def run_check(options: argparse.Namespace) -> Section:
+    """Measure the two figures of continuous integration, without peers."""
+    cells, verdicts = [], []
+    for name, rival in CHECKED.items():
+        cells.append(rounds.measure(CELLS[name], ["nnx", rival], options.rounds or 15))
+        print_header(["nnx", rival])
+        print_cell(cells[-1])
+        verdicts += step_verdicts(cells[-1])
+    return {"learning_rate": LEARNING_RATE, "cells": cells, "limits": verdicts}
+
+
+def run_first_call(options: argparse.Namespace, peers: list[str]) -> Section:
+    """Measure the first call of a compiled step in fresh processes."""
+    names = ["nnx", *(p for p in peers if p in first_call.LIBRARIES)]
+    rows = first_call.measure(names, options.rounds or 5)
+    for row in rows:
+        print_seconds(row)
+    ours = [row for row in rows if row["contestant"] == "nnx"]
+    verdicts = [
+        verdict(
+            f"first call, {row['cache']}, seconds", row["seconds"]["median"],
+            "at most", FIRST_CALL_S[row["cache"]],
+        )
+        for row in ours
+    ]  # fmt: skip
+    return {"cell": first_call.CELL.name, "figures": rows, "limits": verdicts}
+
+
+def run_mnist(options: argparse.Namespace, peers: list[str]) -> Section:
+    """Measure the whole program on MNIST."""
+    names = ["nnx", *(p for p in peers if p in mnist.PROGRAMS)]
+    rows = mnist.measure(names, options.rounds or 5, mnist.data_folder(options.data_dir))
+    for row in rows:
+        print_seconds(row)
+    ours = rows[0]
+    verdicts = [
+        verdict("MNIST, seconds", ours["seconds"]["median"], "at most", MNIST_S),
+        verdict("MNIST, accuracy", ours["accuracy"]["median"], "at least", MNIST_ACCURACY),
+    ]
+    return {"figures": rows, "limits": verdicts}
+
+
+def write(path: Path, mode: str, section: Section) -> None:
+    """Put a mode's section into a file; the sections of other modes stay."""
+    report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    report[mode] = section
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def chosen_peers(options: argparse.Namespace) -> list[str]:
+    """Return the peers asked for, or those that are installed."""
+    if options.peers is None:
+        peers = [name for name, module in PEERS.items() if util.find_spec(module)]
+    else:
+        peers = [name for name in options.peers.split(",") if name]
+        if unknown := [name for name in peers if name not in PEERS]:
+            raise SystemExit(
+                f"No peer is named {', '.join(unknown)}; there are {', '.join(PEERS)}."
+            )
+    return [name for name in peers if not (options.no_compile and name == "torch-compile")]
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--check", action="store_true", help="two figures without peers, for CI")
+    mode.add_argument("--first-call", action="store_true", help="compile times, cold and warm")
+    mode.add_argument("--mnist", action="store_true", help="a whole program on full MNIST")
+    parser.add_argument("--cells", nargs="*", default=[], help="cells whose names start so")
+    parser.add_argument("--peers", help=f"of {','.join(PEERS)}; default: those installed")
+    parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
+    parser.add_argument("--rounds", type=int, help="rounds of steps (40), or runs of processes (5)")
+    parser.add_argument("--data-dir", type=Path, help="folder of MNIST's four .gz files")
+    parser.add_argument(
+        "--out", type=Path, nargs="?", const=RESULTS, help=f"write a JSON file ({RESULTS.name})"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print, write if asked; with --check, fail where a limit is missed by half."""
+    options = parse(arguments)
+    before = machine.describe()
+    if before["load"] and before["load"][0] > QUIET_LOAD:
+        print(
+            f"The load of this machine is {before['load'][0]}: what uses several threads may be "
+            "slowed many times over. Measure again when it is quiet.",
+            file=sys.stderr,
+        )
+    if options.check:
+        mode, section = "check", run_check(options)
+    elif options.first_call:
+        mode, section = "first_call", run_first_call(options, chosen_peers(options))
+    elif options.mnist:
+        mode, section = "mnist", run_mnist(options, chosen_peers(options))
+    else:
+        mode, section = "steps", run_steps(options, chosen_peers(options))
+    print_verdicts(section["limits"])
+    if options.out:
+        write(options.out, mode, {"machine": before, **section})
+    # Every limit of --check is an "at least".
+    failed = [v["figure"] for v in section["limits"] if v["measured"] < v["limit"] / SLACK]
+    if options.check and failed:
+        print(f"worse than the limit by half: {', '.join(failed)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

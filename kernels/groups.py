@@ -1,0 +1,244 @@
+"""Fusion: which eqns of a lowered graph share one loop nest, and in which order the nests run.
+
+A group has a domain, the shape that its loops run over. Of each row, the last axis, it holds full
+values, values of the row, sums down the rows, and sums of all. What a group makes for others is
+stored; everything else lives in registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from nnx import shapes
+from nnx.graph import CHECK, FULL, IOTA, Eqn, Graph, Var, same_shape
+from nnx.kernels.expressions import is_elementwise
+
+REDUCTIONS = frozenset({"sum", "prod", "max", "min", "any", "all"})
+VIEWS = frozenset({
+    "reshape", "permute_dims", "broadcast_to", "flip", "roll", "tile", "repeat",
+})  # fmt: skip
+
+
+def is_view(eqn: Eqn) -> bool:
+    """Return whether an eqn only says where elements are found."""
+    if eqn.op.name == "getitem":
+        return len(eqn.inputs) == 1
+    if eqn.op.name == "reshape":
+        return True
+    return eqn.op.name in VIEWS or eqn.op in (FULL, IOTA)
+
+
+def without_ones(shape: Any) -> list[Any]:
+    """Return the sizes that are not 1."""
+    return [n for n in shape if not shapes.is_one(n)]
+
+
+def same_places(eqn: Eqn) -> bool:
+    """Return whether a view finds each element at its own index, but for axes of size 1."""
+    name = eqn.op.name
+    if name == "broadcast_to":
+        return True
+    if name == "reshape":
+        x, out = eqn.inputs[0].shape, eqn.out.shape
+        return same_shape(without_ones(x), without_ones(out))
+    return False
+
+
+class Group:
+    """Eqns that run in one loop nest over ``domain``, or one eqn that is a loop of its own."""
+
+    def __init__(self, domain: Any, alone: bool = False) -> None:
+        self.domain, self.alone = domain, alone
+        self.eqns: list[Eqn] = []
+        self.rows: set[Var] = set()
+
+    @property
+    def row_shapes(self) -> tuple[Any, ...]:
+        """The shapes of a value of each row."""
+        lead = self.domain[:-1]
+        return (lead, (*lead, 1))
+
+
+class Plan:
+    """The groups in order, and the values that are stored."""
+
+    def __init__(self, graph: Graph, updates: dict[int, int]) -> None:
+        self.graph = graph
+        self.maker: dict[Var, Eqn] = {eqn.out: eqn for eqn in graph.eqns}
+        self.readers: dict[Var, list[Eqn]] = {}
+        for eqn in graph.eqns:
+            for x in set(eqn.vars):
+                self.readers.setdefault(x, []).append(eqn)
+        self.late = {graph.outputs[i] for i in updates}
+        self._stage: dict[Var, int] = {}
+        self._set_stages()
+        self.group_of: dict[Var, Group] = {}
+        self.groups = self._make_groups()
+        self.stored = self._stored()
+
+    # What an eqn reads
+
+    def sources(self, eqn: Eqn) -> Iterator[tuple[Var, bool]]:
+        """Yield the computed values below an eqn, and whether each is read at its own index."""
+        waiting = [(x, True) for x in eqn.vars]
+        while waiting:
+            x, own = waiting.pop()
+            maker = self.maker.get(x)
+            if maker is not None and is_view(maker):
+                own = own and same_places(maker)
+                waiting += [(y, own) for y in maker.vars]
+            else:
+                yield x, own
+
+    def _fuses(self, eqn: Eqn) -> bool:
+        return is_elementwise(eqn.op.name) or eqn.op is CHECK or self.reduction(eqn) != "other"
+
+    def reduction(self, eqn: Eqn) -> str:
+        """Return how a reduction goes over its input: each row, down the rows, all, or other."""
+        if eqn.op.name not in REDUCTIONS:
+            return "other"
+        x = eqn.inputs[0].shape
+        axes = shapes.normalize_axes(eqn.attrs.get("axis"), len(x))
+        if not x or not axes:
+            return "other"
+        if len(axes) == len(x):
+            return "all"
+        if axes == (len(x) - 1,):
+            return "row"
+        if axes == tuple(range(len(x) - 1)):
+            return "column"
+        return "other"
+
+    def _is_barrier(self, x: Var) -> bool:
+        """Return whether a value is complete only after its loop has ended."""
+        eqn = self.maker.get(x)
+        if eqn is None:
+            return False
+        if is_elementwise(eqn.op.name):
+            return False
+        return self.reduction(eqn) != "row"
+
+    def _set_stages(self) -> None:
+        stage = self._stage
+        compute = [eqn for eqn in self.graph.eqns if not is_view(eqn)]
+        for eqn in compute:
+            s = 0
+            for x, own in self.sources(eqn):
+                if x in stage:
+                    alone = not self._fuses(eqn)
+                    later = alone or not own or self._is_barrier(x)
+                    s = max(s, stage[x] + later)
+            stage[eqn.out] = s
+        last = max(stage.values(), default=0) + 1
+        for x in self.late:
+            eqn = self.maker.get(x)
+            if eqn is not None and is_elementwise(eqn.op.name):
+                stage[x] = last
+        # As late as its first reader, so that less is stored between.
+        latest: dict[Var, int] = {}
+        for eqn in reversed(compute):
+            x = eqn.out
+            if is_elementwise(eqn.op.name) and x not in self.late and x in latest:
+                stage[x] = max(stage[x], latest[x])
+            fuses = self._fuses(eqn)
+            for y, own in self.sources(eqn):
+                bound = stage[x] - (0 if fuses and own else 1)
+                latest[y] = min(latest.get(y, bound), bound)
+
+    # Groups
+
+    def _make_groups(self) -> list[Group]:
+        order: dict[int, list[Eqn]] = {}
+        for eqn in self.graph.eqns:
+            if not is_view(eqn):
+                order.setdefault(self._stage[eqn.out], []).append(eqn)
+        groups: list[Group] = []
+        for s in sorted(order):
+            groups += self._groups_of_stage(order[s])
+        return groups
+
+    def _groups_of_stage(self, eqns: list[Eqn]) -> list[Group]:
+        """Return the groups of one stage, in an order in which each finds what it reads.
+
+        What fits an open group joins it; the next group is opened for the largest domain, so that
+        values of a row find the loops over that row.
+        """
+        groups: list[Group] = []
+        waiting = list(eqns)
+        while waiting:
+            outs = {eqn.out for eqn in waiting}
+            ready = [e for e in waiting if not any(x in outs for x, _ in self.sources(e))]
+            joined = [eqn for eqn in ready if self._place(eqn, groups)]
+            if not joined:
+                eqn = max(ready, key=lambda e: len(self._domain(e)))
+                group = Group(self._domain(eqn), alone=not self._fuses(eqn))
+                groups.append(group)
+                self._enter(eqn, group)
+                joined = [eqn]
+            waiting = [eqn for eqn in waiting if eqn not in joined]
+        return groups
+
+    def _domain(self, eqn: Eqn) -> Any:
+        over_input = self.reduction(eqn) != "other" or eqn.op is CHECK
+        return eqn.inputs[0].shape if over_input else eqn.out.shape
+
+    def _place(self, eqn: Eqn, groups: list[Group]) -> bool:
+        """Put an eqn into the first open group that fits and does not run too early."""
+        if not self._fuses(eqn):
+            return False
+        before = [self.group_of.get(x) for x, _ in self.sources(eqn)]
+        first = max((i for i, g in enumerate(groups) if any(g is b for b in before)), default=0)
+        for group in groups[first:]:
+            if self._joins(eqn, group):
+                self._enter(eqn, group)
+                return True
+        return False
+
+    def _enter(self, eqn: Eqn, group: Group) -> None:
+        self._joins(eqn, group)
+        group.eqns.append(eqn)
+        self.group_of[eqn.out] = group
+
+    def _joins(self, eqn: Eqn, group: Group) -> bool:
+        """Return whether an eqn fits a group's loops; notes it if it is a value of each row."""
+        if group.alone:
+            return False
+        kind = self.reduction(eqn)
+        shape = eqn.inputs[0].shape if kind != "other" or eqn.op is CHECK else eqn.out.shape
+        inside = [x for x, _ in self.sources(eqn) if self.group_of.get(x) is group]
+        rows = all(x in group.rows for x in inside)
+        if same_shape(shape, group.domain):
+            if kind == "row":
+                group.rows.add(eqn.out)
+            return True
+        fits = len(group.domain) > 1 and any(same_shape(shape, s) for s in group.row_shapes)
+        if not (fits and rows):
+            return False
+        if kind in ("row", "column"):
+            return False
+        if kind == "other" and eqn.op is not CHECK:
+            group.rows.add(eqn.out)
+        return True
+
+    # What is stored
+
+    def _stored(self) -> set[Var]:
+        stored = set(self.graph.outputs) & self.maker.keys()
+        for eqn in self.graph.eqns:
+            if is_view(eqn):
+                continue
+            if not self._fuses(eqn) or self.reduction(eqn) in ("column", "all"):
+                stored.add(eqn.out)
+            group = self.group_of[eqn.out]
+            for x, own in self.sources(eqn):
+                if x in self.maker and (group.alone or not own or self.group_of[x] is not group):
+                    stored.add(x)
+        stored |= {x for out in self.graph.outputs for x in self._below(out)}
+        return stored
+
+    def _below(self, x: Var) -> list[Var]:
+        eqn = self.maker.get(x)
+        if eqn is None or not is_view(eqn):
+            return []
+        return [y for y, _ in self.sources(eqn) if y in self.maker]

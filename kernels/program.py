@@ -1,0 +1,123 @@
+"""A compiled graph as an object: its text, its native code, and its memory for each batch size."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from nnx.graph import Graph
+from nnx.kernels import blas, cache
+from nnx.kernels.emit_numba import Emitted, emit
+from nnx.scalar import Scalar, evaluator, text_of
+
+ALIGNMENT = 64
+SIZES_KEPT = 16
+"""For how many batch sizes the work memory is kept."""
+
+
+class Setting:
+    """The table and the work memory of one set of sizes."""
+
+    def __init__(self, emitted: Emitted, env: dict[str, Any], run: Any) -> None:
+        self.table = np.zeros(emitted.size, np.int64)
+        self.numbers = self.table.view(np.float64)
+        self.table[0] = self.table.ctypes.data
+        offsets, total = planned(emitted, env)
+        self.work = np.empty(total + ALIGNMENT, np.uint8)
+        start = -self.work.ctypes.data % ALIGNMENT + self.work.ctypes.data
+        for buffer, offset in zip(emitted.buffers, offsets, strict=True):
+            self.table[buffer.slot] = start + offset
+        self.run: Callable[[], int] = run(self.table.ctypes.data)
+
+
+def planned(emitted: Emitted, env: dict[str, Any]) -> tuple[list[int], int]:
+    """Return where each buffer stands in one work memory, and its size in bytes.
+
+    Buffers that are never needed at the same time share memory: each goes to the lowest place that
+    is free while it lives, the largest first.
+    """
+    sizes = []
+    for buffer in emitted.buffers:
+        n = 1
+        for size in buffer.var.shape:
+            n *= evaluator(text_of(size))(env) if isinstance(size, Scalar) else size
+        sizes.append(-(-max(n, 1) * buffer.var.dtype.itemsize // ALIGNMENT) * ALIGNMENT)
+    order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
+    offsets = [0] * len(sizes)
+    placed: list[int] = []
+    for i in order:
+        mine = emitted.buffers[i]
+        taken = sorted(
+            (offsets[j], offsets[j] + sizes[j])
+            for j in placed
+            if emitted.buffers[j].first <= mine.last and mine.first <= emitted.buffers[j].last
+        )
+        at = 0
+        for low, high in taken:
+            if at + sizes[i] <= low:
+                break
+            at = max(at, high)
+        offsets[i] = at
+        placed.append(i)
+    total = max((offsets[i] + sizes[i] for i in placed), default=0)
+    return offsets, total
+
+
+class Program:
+    """A lowered graph as native code.
+
+    ``updates`` maps positions of outputs to positions of the inputs whose memory they may take.
+    """
+
+    def __init__(self, graph: Graph, updates: dict[int, int], kinds: dict[str, bool]) -> None:
+        self.graph, self.updates, self.kinds = graph, updates, kinds
+        self.emitted = emit(graph, updates, kinds)
+        self.source = self.emitted.source
+        self._native: Any = None
+        self._settings: dict[tuple[Any, ...], Setting] = {}
+        self.lock = threading.Lock()
+        self._sizes = [name for name in kinds if any(
+            name in text_of(n) for b in self.emitted.buffers for n in b.var.shape
+            if isinstance(n, Scalar)
+        )]  # fmt: skip
+
+    def setting(self, env: dict[str, Any]) -> Setting:
+        """Return the memory for these sizes, made at their first call."""
+        key = tuple(env[name] for name in self._sizes)
+        found = self._settings.get(key)
+        if found is None:
+            if self._native is None:
+                self._native = cache.load(self.source, blas.symbols())
+            if len(self._settings) >= SIZES_KEPT:
+                self._settings.pop(next(iter(self._settings)))
+            found = self._settings[key] = Setting(self.emitted, env, self._native.bind)
+        return found
+
+    def run(self, arrays: Sequence[Any], env: dict[str, Any], out: Sequence[Any]) -> int:
+        """Run on contiguous arrays, into the arrays of ``out``; return the status.
+
+        An output that replaces an input is written over that input.
+        """
+        places = [array.__array_interface__["data"][0] for array in (*arrays, *out)]
+        return self.run_at(np.array(places, np.int64), env)
+
+    def run_at(self, addresses: Any, env: dict[str, Any]) -> int:
+        """Run on the memory at these addresses: of the inputs, then of the outputs."""
+        emitted = self.emitted
+        with self.lock:
+            setting = self.setting(env)
+            self.fill(setting, env)
+            setting.table[emitted.first : emitted.last] = addresses
+            return setting.run()
+
+    def fill(self, setting: Setting, env: dict[str, Any]) -> None:
+        """Write the scalars of a call into its table."""
+        for name, slot in self.emitted.scalars.items():
+            value = env[name]
+            if self.kinds[name]:
+                setting.table[slot] = value if value < 2**63 else value - 2**64
+            else:
+                setting.numbers[slot] = value

@@ -1,0 +1,559 @@
+"""`jit`: a function over tensors, traced once, compiled for its device, and run from then on.
+
+A call is matched to an entry by the structure of its arguments, their types and shapes (but not the
+size of the batch), and by what the trace took for granted: see `nnx.scalar.Facts` and `_Watch`.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nnx import passes
+from nnx.device import Device, default_device
+from nnx.errors import DeviceError, GradientError, TraceError
+from nnx.graph import Graph, Var, interpret, pretty, typecheck
+from nnx.op import changes, recording
+from nnx.scalar import Facts, Scalar, evaluator, made, text_of, value_of
+from nnx.tensor import Tensor, asarray
+from nnx.trace import Trace, batch_size
+
+REPORT_AFTER = 3
+"""Traces of one function after which a warning says what makes it trace again."""
+
+
+# Arguments
+
+
+class _Static:
+    """An argument that is part of the trace: compared by value if it can be, else by identity."""
+
+    __slots__ = ("key", "value")
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        simple = isinstance(value, str | bytes | bool | int | float | type(None))
+        self.key = (type(value).__name__, value if simple else id(value))
+
+
+class _Call:
+    """The leaves of a call's arguments, and the structure around them."""
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], where: Device | None) -> None:
+        self.where = where
+        self.tensors: list[Tensor] = []
+        self.numbers: list[int | float] = []
+        self.statics: list[Any] = []
+        self.leads: list[int] = []
+        self.structure = self._taken((args, kwargs))
+
+    def _taken(self, x: Any) -> Any:
+        if isinstance(x, Tensor):
+            return self._tensor(x)
+        kind = type(x)
+        if kind in (int, float):
+            self.numbers.append(x)
+            return ("number", kind.__name__)
+        if kind in (list, tuple):
+            return (kind.__name__, *(self._taken(item) for item in x))
+        if kind is dict:
+            return ("dict", *((key, self._taken(item)) for key, item in x.items()))
+        if hasattr(x, "__array__") and hasattr(x, "shape"):
+            return self._tensor(asarray(x, device=self.where))
+        self.statics.append(x)
+        return _Static(x).key
+
+    def _tensor(self, x: Tensor) -> Any:
+        self.tensors.append(x)
+        shape = x.array.shape
+        lead: Any = None
+        if shape:
+            lead = shape[0]
+            if lead > 1:
+                if lead not in self.leads:
+                    self.leads.append(lead)
+                lead = ("size", self.leads.index(lead))
+        return ("tensor", type(x).__name__, str(x.array.dtype), lead, tuple(shape[1:]),
+                x.requires_grad)  # fmt: skip
+
+    def env(self) -> dict[str, Any]:
+        """Return the scalars that the arguments bring."""
+        env: dict[str, Any] = {_size_name(i): n for i, n in enumerate(self.leads)}
+        env.update({f"a{i}": n for i, n in enumerate(self.numbers)})
+        return env
+
+
+def _size_name(i: int) -> str:
+    return "B" if i == 0 else f"N{i}"
+
+
+def _rebuilt(x: Any, tensors: Any, numbers: Any) -> Any:
+    """Return arguments with their tensors and numbers replaced in order."""
+    kind = type(x)
+    if isinstance(x, Tensor) or (hasattr(x, "__array__") and hasattr(x, "shape")):
+        return next(tensors)
+    if kind in (int, float):
+        return next(numbers)
+    if kind in (list, tuple):
+        return kind(_rebuilt(item, tensors, numbers) for item in x)
+    if kind is dict:
+        return {key: _rebuilt(item, tensors, numbers) for key, item in x.items()}
+    return x
+
+
+# What a trace took for granted
+
+
+class _Watch:
+    """Modules, optimizers and names that a traced function read; it holds while they are alike."""
+
+    def __init__(self, trace: Trace, function: Callable[..., Any]) -> None:
+        self._objects = [(weakref.ref(obj), _settings(obj)) for obj in trace.watched.values()]
+        self._lists = [
+            (part, len(part))
+            for obj in trace.watched.values()
+            for part in vars(obj).values()
+            if isinstance(part, list) and part and hasattr(part[0], "named_parameters")
+        ]
+        self._names = _names_read(function)
+        self._values = [_identity(read) for read in self._names]
+        self._seen = changes.n
+
+    def broken(self) -> str | None:
+        """Return what has changed since the trace, None if nothing has."""
+        for part, n in self._lists:
+            if len(part) != n:
+                return "a list of layers got longer or shorter"
+        for read, value in zip(self._names, self._values, strict=True):
+            if _identity(read) != value:
+                return f"the name {read[1]!r} stands for another object"
+        if changes.n != self._seen:
+            for reference, before in self._objects:
+                obj = reference()
+                now = None if obj is None else _settings(obj)
+                if now is None or now != before:
+                    return _difference(obj, before, now)
+            self._seen = changes.n
+        return None
+
+
+_VOLATILE = frozenset({
+    "_called", "_output_shape", "_path", "history", "stop_training", "_compiled", "device_report",
+    "step_count", "_lr", "xp", "_slots_made", "_schedule", "forward",
+})  # fmt: skip
+
+
+def _settings(obj: Any) -> dict[str, Any]:
+    return {name: _mark(value) for name, value in vars(obj).items() if name not in _VOLATILE}
+
+
+def _mark(x: Any) -> Any:
+    if isinstance(x, str | int | float | bool | type(None)):
+        return x
+    if isinstance(x, tuple | list):
+        return tuple(id(getattr(item, "param", item)) if not isinstance(
+            item, str | int | float | bool) else item for item in x)  # fmt: skip
+    return id(x)
+
+
+def _difference(obj: Any, before: dict[str, Any], now: dict[str, Any] | None) -> str:
+    if now is None:
+        return "an object that the function used is gone"
+    changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    return f"{type(obj).__name__}.{', '.join(changed)} changed"
+
+
+def _names_read(function: Callable[..., Any]) -> list[tuple[Any, str]]:
+    """Return the variables outside a function that stand for networks, optimizers or tensors."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return []
+    found: list[tuple[Any, str]] = []
+    for cell, name in zip(function.__closure__ or (), code.co_freevars, strict=True):
+        found.append((cell, name))
+    for name in code.co_names:
+        value = function.__globals__.get(name)
+        if isinstance(value, Tensor) or hasattr(value, "parameters") or hasattr(value, "bind"):
+            found.append((function.__globals__, name))
+    return found
+
+
+def _identity(read: tuple[Any, str]) -> Any:
+    place, name = read
+    if isinstance(place, dict):
+        return id(place.get(name))
+    try:
+        value = place.cell_contents
+    except ValueError:
+        return None
+    return value if isinstance(value, int | float | str | bool) else id(value)
+
+
+# Results
+
+
+class _Results:
+    """How a function's results are put together from a graph's outputs."""
+
+    def __init__(self, value: Any, outputs: list[Var]) -> None:
+        self._outputs = outputs
+        self.make = self._maker(value)
+
+    def _maker(self, x: Any) -> Callable[[Any, dict[str, Any]], Any]:
+        if isinstance(x, Tensor):
+            array = x.array
+            if not hasattr(array, "var"):
+                raise TraceError(
+                    "A traced function returned a tensor that no op of it has made or met. Return "
+                    "what is computed from its arguments."
+                )
+            place = len(self._outputs)
+            self._outputs.append(array.var)
+            return lambda tensors, env: tensors[place]
+        if isinstance(x, Scalar):
+            number = evaluator(x.text)
+            return lambda tensors, env: number(env)
+        if isinstance(x, list | tuple):
+            parts = [self._maker(item) for item in x]
+            kind = type(x)
+            if hasattr(x, "_fields"):
+                return lambda tensors, env: kind(*(part(tensors, env) for part in parts))
+            return lambda tensors, env: kind(part(tensors, env) for part in parts)
+        if isinstance(x, dict):
+            items = {key: self._maker(item) for key, item in x.items()}
+            return lambda tensors, env: {k: part(tensors, env) for k, part in items.items()}
+        return lambda tensors, env: x
+
+
+class Lowered:
+    """A traced function: print it, read its ``source``, ask for its ``stats()``."""
+
+    def __init__(self, entry: _Entry) -> None:
+        self._entry = entry
+        self.graph = entry.graph
+
+    def __repr__(self) -> str:
+        return pretty(self.graph)
+
+    @property
+    def lowered(self) -> Graph:
+        """The graph in the ops that the compiler knows."""
+        return passes.prepared(self.graph, self._entry.device)
+
+    @property
+    def source(self) -> str:
+        """The generated code; on a device that compiles nothing, the graph that is interpreted."""
+        return getattr(self._entry.program(), "source", None) or pretty(self.graph)
+
+    def stats(self) -> dict[str, int]:
+        """Return counts of eqns, kernels, FLOPs and bytes, for the sizes of the traced call."""
+        return statistics(self.lowered, self._entry)
+
+
+def statistics(graph: Graph, entry: _Entry) -> dict[str, int]:
+    """Return counts for a lowered graph; FLOPs are those of products and of elementwise ops."""
+
+    def count(x: Any) -> int:
+        n = 1
+        for size in x.shape:
+            n *= value_of(size)
+        return n
+
+    flops = 0
+    for eqn in graph.eqns:
+        if eqn.op.name == "matmul":
+            flops += 2 * count(eqn.out) * value_of(eqn.inputs[0].shape[-1])
+        elif eqn.op.kind in ("elementwise", "reduce"):
+            flops += max(count(x) for x in [eqn.out, *eqn.vars])
+    ends = [*graph.inputs, *graph.outputs]
+    result = {
+        "eqns": len(graph.eqns),
+        "flops": flops,
+        "bytes": sum(count(x) * x.dtype.itemsize for x in ends),
+    }
+    program = entry.program()
+    if hasattr(program, "statistics"):
+        result |= program.statistics(entry.example)
+    return result
+
+
+# One traced form of a function
+
+
+class _Entry:
+    """A trace, its program, and how a call goes through it."""
+
+    def __init__(
+        self, function: Callable[..., Any], call: _Call, args: Any, device: Device
+    ) -> None:
+        self.device = device
+        trace, results, outputs = _traced(function, call, args, device)
+        self.results = results
+        self.n_results = len(outputs)
+        self.effects = trace.effects
+        outputs += [effect.var for effect in self.effects if effect.var is not None]
+        self.names = [_size_name(i) for i in range(len(call.leads))]
+        self.names += [f"a{i}" for i in range(len(call.numbers))]
+        self.graph = trace.graph(outputs)
+        self.graph.scalars = [*self.names, *self.graph.scalars]
+        typecheck(self.graph)
+        self.getters = list(trace.getters.items())
+        self.setters = [(obj, name, evaluator(text_of(s))) for obj, name, s in trace.setters]
+        self.draws = [
+            (d.generator, d.names, evaluator(text_of(d.used))) for d in trace.draws.values()
+        ]
+        self.n_arguments = len(call.tensors)
+        self.captured = {i: weakref.ref(t) for i, t in trace.captured.items()}
+        self.grads = dict(trace.grad_inputs)
+        self.needs_grad = dict(trace.needs_grad)
+        self.literals = {
+            i: device.backend.asarray(host, device.native(self.graph.inputs[i].dtype), device.index)
+            for i, host in trace.literals.items()
+        }
+        self.required = dict(trace.facts.required)
+        self.holds = trace.facts.holds() if self.required else None
+        self.watch = _Watch(trace, function)
+        self.example = self.env(call)
+        self.kinds = {name: isinstance(value, int) for name, value in self.example.items()}
+        self._program: Any = None
+        self._run: Any = None
+        del trace
+        gone = [self.graph.inputs[i] for i, t in self.captured.items() if t() is None]
+        if gone:
+            raise TraceError(
+                f"A traced function made an array of shape {gone[0].shape} from host data inside "
+                f"itself; it would be frozen into the compiled function. Pass it as an argument, "
+                f"or make it once, outside."
+            )
+
+    def env(self, call: _Call) -> dict[str, Any]:
+        """Return the scalars of a call; random numbers are claimed by `claimed`."""
+        env = call.env()
+        for name, getter in self.getters:
+            env[name] = getter()
+        for generator, names, _ in self.draws:
+            env.update(zip(names, generator.state_dict().values(), strict=True))
+        return env
+
+    def broken(self, env: dict[str, Any]) -> str | None:
+        """Return why this entry does not serve a call, None if it does."""
+        reason = self.watch.broken()
+        if reason is None and self.holds is not None and not self.holds(env):
+            failed = [text for text, yes in self.required.items() if evaluator(text)(env) != yes]
+            return f"{failed[0]} was {self.required[failed[0]]} and is not any more"
+        if reason is None:
+            for index, had in self.needs_grad.items():
+                tensor = self._tensor(index)
+                if (tensor.grad is not None) != had:
+                    return "a parameter has a gradient where it had none, or the other way round"
+        return reason
+
+    def _tensor(self, index: int) -> Tensor:
+        tensor = self.captured[index]()
+        if tensor is None:
+            raise TraceError("A tensor that a compiled function used is gone.")
+        return tensor
+
+    def updates(self) -> dict[int, int]:
+        """Return which outputs replace which inputs."""
+        found, place = {}, self.n_results
+        for effect in self.effects:
+            if effect.var is not None:
+                if effect.kind == "array" and effect.index in self.captured:
+                    found[place] = effect.index
+                place += 1
+        return found
+
+    def program(self) -> Any:
+        """Return the program, compiled at its first use."""
+        if self._program is None:
+            compile_graph = self.device.backend.compile
+            if compile_graph is None:
+                from nnx.execute import Interpreted
+
+                self._program = Interpreted(self.graph, self.device)
+            else:
+                lowered = passes.prepared(self.graph, self.device)
+                typecheck(lowered)
+                self._program = compile_graph(lowered, self.updates(), self.kinds)
+        return self._program
+
+    def inputs(self, call: _Call) -> list[Tensor | Any]:
+        """Return what each input of the graph is in a call: tensors, or arrays of literals."""
+        found: list[Any] = list(call.tensors)
+        for i in range(self.n_arguments, len(self.graph.inputs)):
+            if i in self.grads:
+                found.append(self._tensor(self.grads[i]).grad)
+            elif i in self.captured:
+                found.append(self._tensor(i))
+            else:
+                found.append(self.literals[i])
+        return found
+
+    def run(self, call: _Call, env: dict[str, Any]) -> Any:
+        """Run a call: nothing is assigned unless all of it succeeds."""
+        for generator, names, used in self.draws:
+            seed, stream, block = generator.reserve(used(env))
+            env.update(zip(names, (seed, stream, block), strict=True))
+        inputs = self.inputs(call)
+        program = self.program()
+        if self._run is None:
+            from nnx.execute import Native, Plain
+
+            self._run = (Native if hasattr(program, "setting") else Plain)(self)
+        tensors = self._run(inputs, env)
+        for obj, name, value in self.setters:
+            vars(obj)[name] = value(env)
+        return self.results.make(tensors, env)
+
+    def explain(self, inputs: Sequence[Any], env: dict[str, Any]) -> None:
+        """Raise what eager mode says of values that a compiled step has refused."""
+        arrays = [x.array if isinstance(x, Tensor) else x for x in inputs]
+        interpret(self.graph, self.device, arrays, env)
+        raise TraceError(
+            "The compiled function refused a value that the interpreted one takes. This is a fault "
+            "of nnx: please report it with the printed f.lower(...)."
+        )
+
+
+def _traced(
+    function: Callable[..., Any], call: _Call, args: Any, device: Device
+) -> tuple[Trace, _Results, list[Var]]:
+    """Trace a call; once more where Python needed a size as a number, with that size fixed."""
+    fixed: set[str] = set()
+    while True:
+        with Trace(device) as trace:
+            sizes = {
+                n: n if _size_name(i) in fixed else batch_size(trace.facts, _size_name(i), n)
+                for i, n in enumerate(call.leads)
+            }
+            twins = []
+            for i, tensor in enumerate(call.tensors):
+                shape = tuple(tensor.array.shape)
+                shape = (sizes.get(shape[0], shape[0]), *shape[1:]) if shape else shape
+                twins.append(trace.argument(tensor, shape, f"x{i}"))
+            numbers = [_number(trace.facts, f"a{i}", n) for i, n in enumerate(call.numbers)]
+            given, named = _rebuilt(args, iter(twins), iter(numbers))
+            value = function(*given, **named)
+            outputs: list[Var] = []
+            results = _Results(value, outputs)
+        pinned = trace.facts.pinned & {_size_name(i) for i in range(len(call.leads))} - fixed
+        if not pinned:
+            for name in fixed:
+                n = call.leads[0 if name == "B" else int(name[1:])]
+                trace.facts.require(f"{name} == {n}", True)
+            return trace, results, outputs
+        fixed |= pinned
+
+
+def _number(facts: Facts, name: str, n: int | float) -> Any:
+    return made(facts, n, name)
+
+
+class Function:
+    """What `jit` returns: the function, its traced forms, and the last one used."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._entries: dict[Any, list[_Entry]] = {}
+        self._traces = 0
+        self._lock = threading.RLock()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the compiled function; trace and compile it first if no earlier form fits."""
+        if recording.trace is not None:
+            return self._function(*args, **kwargs)
+        with self._lock:
+            call = _Call(args, kwargs, None)
+            entry, env = self._entry(call, (args, kwargs))
+            return entry.run(call, env)
+
+    def __get__(self, owner: Any, kind: Any = None) -> Any:
+        return self if owner is None else functools.partial(self, owner)
+
+    def lower(self, *args: Any, **kwargs: Any) -> Lowered:
+        """Return the traced graph of these arguments, without running it."""
+        with self._lock:
+            return Lowered(self._entry(_Call(args, kwargs, None), (args, kwargs))[0])
+
+    def _entry(self, call: _Call, args: Any) -> tuple[_Entry, dict[str, Any]]:
+        device = self._device(call)
+        key = (device, call.structure)
+        reason = "" if not self._entries else _new(call.structure, list(self._entries))
+        entries = self._entries.setdefault(key, [])
+        for entry in entries:
+            env = entry.env(call)
+            broken = entry.broken(env)
+            if broken is None:
+                return entry, env
+            reason = broken
+        try:
+            entry = _Entry(self._function, call, args, device)
+        finally:
+            if not entries:
+                self._entries.pop(key, None)
+        self._entries.setdefault(key, entries).append(entry)
+        if len(entries) > 8:
+            entries.pop(0)
+        self._traces += 1
+        if self._traces > REPORT_AFTER:
+            warnings.warn(
+                f"{self._function.__name__} was traced {self._traces} times, the last time because "
+                f"{reason}. Each trace compiles anew. Pass what changes as an argument, or keep "
+                f"shapes and types of the arguments alike.",
+                stacklevel=4,
+            )
+        return entry, entry.env(call)
+
+    def _device(self, call: _Call) -> Device:
+        found: Device | None = None
+        for x in call.tensors:
+            if x.node is not None and x.requires_grad and recording.on:
+                raise GradientError(
+                    "A jitted function got a tensor with a recorded history, and no gradient flows "
+                    "back through compiled code. Jit the whole computation with its gradient, or "
+                    "pass x.detach()."
+                )
+            if found is not None and x.device is not found:
+                raise DeviceError(
+                    f"A jitted function got arrays on {found.name!r} and on {x.device.name!r}. "
+                    f"Move them to one device first: x.to({found.name!r})."
+                )
+            found = x.device
+        if found is not None:
+            return found
+        for x in call.statics:
+            if hasattr(x, "named_parameters"):
+                return x.device  # type: ignore[no-any-return]
+        return default_device()
+
+
+def _new(structure: Any, before: list[Any]) -> str:
+    return f"the arguments were new: {structure[1:]}, before {before[-1][1][1:]}"
+
+
+def jit(function: Callable[..., Any]) -> Function:
+    """Return a function that is traced at its first call, compiled for its device, and then run.
+
+    Arguments and results are tensors, numbers, modules, optimizers, and dicts, lists and tuples of
+    them. Parameters, slots, random numbers and other tensors that the function meets are inputs;
+    what it assigns to them is written back after the call. A new batch size does not trace again;
+    a new structure, type or shape does.
+    Raises: TraceError where the function needs the value of an array, or cannot be compiled.
+
+    >>> import nnx
+    >>> @jit
+    ... def f(x):
+    ...     return nnx.sum(x * x)
+    >>> f(nnx.asarray([1.0, 2.0, 3.0])).item()
+    14.0
+    """
+    return Function(function)
+
+
+__all__ = ["Function", "Lowered", "jit"]

@@ -1,0 +1,146 @@
+"""Passes: pure functions from graph to graph, between tracing and emitting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nnx import dtypes
+from nnx.device import Device
+from nnx.graph import EFFECTS, FULL, Eqn, Graph, Var, same_shape
+from nnx.op import OPS
+from nnx.scalar import Scalar
+from nnx.trace import Recorder, Traced
+
+KEPT = frozenset({"concat", "tile", "repeat", "astype", "getitem", "scatter_add"})
+"""Ops that are no primitives of the standard and yet are left for the emitters."""
+
+
+def dead_code(graph: Graph) -> Graph:
+    """Return the graph without eqns that neither an output nor a check depends on."""
+    needed = set(graph.outputs)
+    kept = []
+    for eqn in reversed(graph.eqns):
+        if eqn.out in needed or eqn.op in EFFECTS:
+            kept.append(eqn)
+            needed.update(eqn.vars)
+    return graph.with_eqns(kept[::-1])
+
+
+def common_subexpressions(graph: Graph) -> Graph:
+    """Return the graph with each value computed once, and with identities folded away."""
+    known: dict[Any, Var] = {}
+    renamed: dict[Var, Var] = {}
+    eqns: list[Eqn] = []
+    for eqn in graph.eqns:
+        inputs = tuple(renamed.get(x, x) if isinstance(x, Var) else x for x in eqn.inputs)
+        same = _folded(eqn, inputs, eqns)
+        if same is None:
+            key = (eqn.op.name, tuple(map(_key, inputs)), _key(tuple(eqn.attrs.items())))
+            same = known.get(key)
+            if same is None:
+                known[key] = eqn.out
+                eqns.append(Eqn(eqn.op, inputs, eqn.attrs, eqn.out, eqn.place))
+                continue
+        renamed[eqn.out] = same
+    return graph.with_eqns(eqns, [renamed.get(x, x) for x in graph.outputs])
+
+
+def _key(x: Any) -> Any:
+    if isinstance(x, tuple | list):
+        return tuple(map(_key, x))
+    if isinstance(x, Var):
+        return id(x)
+    if isinstance(x, Scalar):
+        return ("scalar", x.text)
+    return (type(x).__name__, repr(x))
+
+
+def _folded(eqn: Eqn, inputs: tuple[Any, ...], before: list[Eqn]) -> Var | None:
+    """Return an earlier value that an eqn only repeats, if there is one."""
+    if eqn.op.name in ("positive", "astype", "reshape", "broadcast_to", "permute_dims"):
+        x = inputs[0]
+        axes = eqn.attrs.get("axes")
+        in_order = axes is None or tuple(a % len(axes) for a in axes) == tuple(range(len(axes)))
+        if isinstance(x, Var) and same_shape(x.shape, eqn.out.shape) and x.dtype is eqn.out.dtype:
+            return x if in_order else None
+    return None
+
+
+def lower(graph: Graph, device: Device) -> Graph:
+    """Return the graph in the few ops that an emitter knows: each other op by its ``eval``."""
+    recorder = Recorder(device, lowering=_is_kept)
+    for name, rule in _RULES.items():
+        recorder.kernels[name] = _bound(rule, recorder.namespace)
+        setattr(recorder.namespace, name, recorder.kernels[name])
+    values: dict[Var, Traced] = {x: Traced(recorder, x) for x in graph.inputs}
+    for eqn in graph.eqns:
+        recorder.place = eqn.place
+        inputs = [values[x] if isinstance(x, Var) else x for x in eqn.inputs]
+        if eqn.op.name in OPS:
+            values[eqn.out] = recorder.kernels[eqn.op.name](*inputs, **eqn.attrs)
+        else:
+            values[eqn.out] = recorder.record(eqn.op, inputs, eqn.attrs)
+    return graph.with_eqns(recorder.eqns, [values[x].var for x in graph.outputs])
+
+
+def _is_kept(name: str) -> bool:
+    return OPS[name].primitive or name in KEPT
+
+
+def _bound(rule: Callable[..., Any], xp: Any) -> Callable[..., Any]:
+    return lambda *inputs, **attrs: rule(xp, *inputs, **attrs)
+
+
+def _stack(xp: Any, *arrays: Any, axis: int = 0) -> Any:
+    """Arrays along a new axis: each gets the axis, then they are laid end to end."""
+    return xp.concat(
+        [xp.expand_dims(x, axis=axis) for x in arrays], axis=axis % (arrays[0].ndim + 1)
+    )
+
+
+def _triangle(keep_low: bool) -> Callable[..., Any]:
+    def rule(xp: Any, x: Any, k: int = 0) -> Any:
+        rows, columns = x.shape[-2:]
+        recorder = x.trace
+        i = xp.reshape(recorder.iota(rows, dtypes.int64), (rows, 1))
+        j = recorder.iota(columns, dtypes.int64)
+        inside = j - i <= k if keep_low else j - i >= k
+        return xp.where(inside, x, xp.zeros_like(x))
+
+    return rule
+
+
+def _take_along_axis(xp: Any, x: Any, indices: Any, axis: int = -1) -> Any:
+    """Entries along an axis; one of the last axis a row is a sum in which the others count 0."""
+    last = axis in (-1, x.ndim - 1)
+    if not last or indices.shape[-1] != 1 or indices.shape[:-1] != x.shape[:-1]:
+        return OPS["take_along_axis"].eval(xp, x, indices, axis=axis)
+    n = x.shape[-1]
+    if indices.dtype.kind == "int":
+        low = indices < 0
+        xp.found(xp.logical_or(indices < -n, indices >= n))
+        indices = xp.where(low, indices + n, indices)
+    else:
+        xp.found(indices >= n)
+    chosen = indices == xp.arange_like(indices, n)
+    kind = x.dtype
+    picked = xp.sum(xp.where(chosen, x, xp.zeros_like(x)), axis=-1, keepdims=True)
+    return picked if picked.dtype is kind else xp.convert(picked, kind)
+
+
+_RULES: dict[str, Callable[..., Any]] = {
+    "stack": _stack,
+    "tril": _triangle(True),
+    "triu": _triangle(False),
+    "take_along_axis": _take_along_axis,
+}
+
+
+def prepared(graph: Graph, device: Device) -> Graph:
+    """Return the graph as the emitters take it."""
+    graph = common_subexpressions(dead_code(graph))
+    return dead_code(common_subexpressions(lower(graph, device)))
+
+
+__all__ = ["FULL", "common_subexpressions", "dead_code", "lower", "prepared"]

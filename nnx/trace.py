@@ -1,0 +1,703 @@
+"""Tracing: a function run once on arrays without values, which note every op that meets them.
+
+While a trace is open, the thread's tensors are on a `TracingDevice`. A tensor from outside that an
+op meets joins the trace as an input, and what the function assigns to it is an output. Nothing is
+taken over as a constant but Python numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from nnx import dtypes, shapes
+from nnx.device import Device, Namespace
+from nnx.dtypes import DType
+from nnx.errors import DeviceError, ShapeError, TraceError
+from nnx.graph import CHECK, DRAW, FULL, IOTA, Eqn, Graph, Place, Var, infer
+from nnx.op import OPS, Attrs, Op, explain, recording
+from nnx.scalar import Facts, IntScalar, Scalar, made, value_of, variable
+from nnx.tensor import Tensor
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+def user_place() -> Place:
+    """Return the file and line of the innermost caller outside of nnx."""
+    frame = sys._getframe(1)
+    found: Any = frame
+    while found is not None and found.f_code.co_filename.startswith((_PACKAGE, "<string>")):
+        found = found.f_back
+    found = found or frame
+    return found.f_code.co_filename, found.f_lineno
+
+
+def refuse(what: str) -> NoReturn:
+    """Raise TraceError for code that needs a value; it names the user's line."""
+    file, number = user_place()
+    raise TraceError(
+        f"{file}, line {number}: {what} needs the values of an array, and this function is being "
+        f"traced by nnx.jit, where only its shape and type are known. Choose with nnx.where "
+        f"instead of a branch, return the array and look at it outside, or leave this function "
+        f"un-jitted (jit=False in fit)."
+    )
+
+
+# Arrays without values
+
+
+class Traced:
+    """The array of a traced tensor: a value of the graph, with the operators of an array."""
+
+    __slots__ = ("trace", "var")
+    __array_ufunc__ = None
+
+    def __init__(self, trace: Recorder, var: Var) -> None:
+        self.trace, self.var = trace, var
+
+    @property
+    def shape(self) -> Any:
+        """The sizes of the axes; the batch's may be a scalar."""
+        return self.var.shape
+
+    @property
+    def dtype(self) -> DType:
+        """The type of the elements."""
+        return self.var.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.var.shape)
+
+    @property
+    def size(self) -> Any:
+        """The number of elements."""
+        return shapes.size(self.var.shape)
+
+    @property
+    def T(self) -> Any:  # noqa: N802 (the standard's name)
+        """The axes in reverse."""
+        axes = tuple(reversed(range(self.ndim)))
+        return self.trace.call("permute_dims", self, axes=axes)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.trace.index(self, key if isinstance(key, tuple) else (key,))
+
+    def astype(self, dtype: Any, copy: bool = True) -> Any:
+        """The same values in another type."""
+        return self.trace.call("astype", self, dtype=dtypes.as_dtype(dtype))
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> Any:
+        return self.trace.call("equal", self, other)
+
+    def __ne__(self, other: object) -> Any:
+        return self.trace.call("not_equal", self, other)
+
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        refuse("converting to NumPy")
+
+    def __bool__(self) -> NoReturn:
+        refuse("a branch on an array (if, while, and, or, not)")
+
+    def __float__(self) -> NoReturn:
+        refuse("float() or int()")
+
+    __int__ = __index__ = __float__
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(self.shape[0]))
+
+
+def _install() -> None:
+    names = {
+        "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide",
+        "floordiv": "floor_divide", "mod": "remainder", "pow": "pow", "and": "bitwise_and",
+        "or": "bitwise_or", "xor": "bitwise_xor", "lshift": "bitwise_left_shift",
+        "rshift": "bitwise_right_shift", "matmul": "matmul",
+    }  # fmt: skip
+    comparisons = {"lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal"}
+    unary = {"neg": "negative", "pos": "positive", "abs": "abs", "invert": "bitwise_invert"}
+
+    def forward(name: str) -> Any:
+        return lambda self, other: self.trace.call(name, self, other)
+
+    def reflected(name: str) -> Any:
+        return lambda self, other: self.trace.call(name, other, self)
+
+    def alone(name: str) -> Any:
+        return lambda self: self.trace.call(name, self)
+
+    for method, name in names.items():
+        setattr(Traced, f"__{method}__", forward(name))
+        setattr(Traced, f"__r{method}__", reflected(name))
+    for method, name in comparisons.items():
+        setattr(Traced, f"__{method}__", forward(name))
+    for method, name in unary.items():
+        setattr(Traced, f"__{method}__", alone(name))
+
+
+_install()
+
+
+class Recorder:
+    """What makes eqns: the ops by name, and the namespace of rules and evals over it.
+
+    ``lowering`` says which ops are kept; the others are worked out by their ``eval`` here.
+    """
+
+    def __init__(self, real: Device, lowering: Callable[[str], bool] | None = None) -> None:
+        self.real = real
+        self.eqns: list[Eqn] = []
+        self.place: Place = ("", 0)
+        self.lowering = lowering
+        self.kernels: dict[str, Callable[..., Any]] = {}
+        self.namespace = self._make_namespace()
+
+    def record(self, op: Op, inputs: Sequence[Any], attrs: Attrs) -> Traced:
+        """Note an op and return its result."""
+        arrays = [x.var if isinstance(x, Traced) else x for x in inputs]
+        out = infer(op, arrays, attrs)
+        place = self.place if self.lowering else user_place()
+        self.eqns.append(Eqn(op, arrays, attrs, out, place))
+        return Traced(self, out)
+
+    def call(self, name: str, *inputs: Any, **attrs: Any) -> Any:
+        """Apply an op of the table to arrays and numbers, brought to one type as in eager mode."""
+        op = OPS[name]
+        if not all(isinstance(x, Traced) or _is_number(x) for x in inputs if x is not None):
+            return NotImplemented
+        if op.unifies:
+            inputs = self._unified(op, inputs)
+        return self.kernels[name](*inputs, **attrs)
+
+    def _unified(self, op: Op, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        at = [i for i, x in enumerate(inputs) if i in op.values and x is not None]
+        held = [inputs[i].dtype for i in at if isinstance(inputs[i], Traced)]
+        numbers = [value_of(inputs[i]) for i in at if not isinstance(inputs[i], Traced)]
+        if not held:
+            return tuple(inputs)
+        common = dtypes.result_dtype(held, numbers)
+        if op.dtype == "float" and not common.is_floating:
+            common = dtypes.float32
+        return tuple(
+            x.astype(common) if i in at and isinstance(x, Traced) and x.dtype is not common else x
+            for i, x in enumerate(inputs)
+        )
+
+    def index(self, x: Traced, key: tuple[Any, ...]) -> Traced:
+        """Return x at a key of numbers, slices, None, dots and arrays of integers."""
+        template: list[Any] = []
+        indices: list[Traced] = []
+        for item in key:
+            if isinstance(item, Traced):
+                template.append(f"#{len(indices)}")
+                indices.append(item)
+            else:
+                template.append(item)
+        return self.kernels["getitem"](x, *indices, key=tuple(template))  # type: ignore[no-any-return]
+
+    def full(self, shape: Any, value: Any, dtype: DType) -> Traced:
+        """Return one value at every place."""
+        return self.record(FULL, (), {"shape": tuple(shape), "value": value, "dtype": dtype})
+
+    def iota(self, n: Any, dtype: DType) -> Traced:
+        """Return 0 to n - 1."""
+        return self.record(IOTA, (), {"n": n, "dtype": dtype})
+
+    def scatter(self, shape: Any, key: tuple[Any, ...], values: Traced) -> Traced:
+        """Return zeros with values added at a key."""
+        template = tuple(f"#{i}" if isinstance(k, Traced) else k for i, k in _numbered(key))
+        indices = [k for k in key if isinstance(k, Traced)]
+        return self.record(
+            OPS["scatter_add"], (values, *indices), {"key": template, "shape": tuple(shape)}
+        )
+
+    def found(self, bad: Traced) -> bool:
+        """Note that no element may be true; see `nnx.ops.loss`."""
+        self.record(CHECK, (bad,), {})
+        return False
+
+    def in_range(self, labels: Traced, stop: Any) -> bool:
+        """Note that whole numbers lie in 0 to stop - 1."""
+        bad = self.call("greater_equal", labels, stop)
+        if labels.dtype.kind == "int":
+            bad = self.call("logical_or", self.call("less", labels, 0), bad)
+        return not self.found(bad)
+
+    def _make_namespace(self) -> Namespace:
+        xp = Namespace(_NoLibrary())
+        for name, op in OPS.items():
+            if self.lowering is None or self.lowering(name):
+                kernel = _recording(self, op)
+            else:
+                kernel = _evaluating(xp, op)
+            self.kernels[name] = kernel
+            if name not in ("concat", "stack"):
+                setattr(xp, name, kernel)
+        for name in ("concat", "stack"):
+            setattr(xp, name, _listed(self.kernels[name]))
+        xp.native = dtypes.as_dtype
+        xp.float32 = dtypes.float32
+        xp.dtype_of = lambda x: x.dtype
+        xp.convert = lambda x, dtype: self.call("astype", x, dtype=dtypes.as_dtype(dtype))
+        xp.astype = xp.convert
+        xp.widen = self._widen
+        xp.narrow = lambda x, like: x if x.dtype is like.dtype else xp.convert(x, like.dtype)
+        xp.arange_like = lambda x, n: self.iota(n, x.dtype)
+        xp.full_like = lambda x, value, dtype=None: self.full(x.shape, value, dtype or x.dtype)
+        xp.ones_like = lambda x: self.full(x.shape, 1, x.dtype)
+        xp.zeros_like = lambda x: self.full(x.shape, 0, x.dtype)
+        xp.index, xp.add_at = self.index, self.scatter
+        xp.in_range, xp.found = self.in_range, self.found
+        xp.to_numpy = _no_values
+        return xp
+
+    def _widen(self, x: Traced) -> Traced:
+        wide = dtypes.float64 if self.real.has(dtypes.float64) else dtypes.float32
+        return x if x.dtype is wide else x.astype(wide)
+
+
+def _numbered(key: tuple[Any, ...]) -> Iterator[tuple[int, Any]]:
+    """Yield the items of a key, each with the number of arrays before it."""
+    n = 0
+    for item in key:
+        yield n, item
+        n += isinstance(item, Traced)
+
+
+def _recording(recorder: Recorder, op: Op) -> Callable[..., Any]:
+    n = op.n_inputs
+
+    def kernel(*inputs: Any, **attrs: Any) -> Traced:
+        if n is not None and len(inputs) > n:
+            attrs = {**dict(zip(op.attr_names, inputs[n:], strict=False)), **attrs}
+            inputs = inputs[:n]
+        return recorder.record(op, inputs, attrs)
+
+    return kernel
+
+
+def _evaluating(xp: Namespace, op: Op) -> Callable[..., Any]:
+    return lambda *inputs, **attrs: op.eval(xp, *inputs, **attrs)
+
+
+def _listed(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda arrays, axis=0: kernel(*arrays, axis=axis)
+
+
+def _no_values(array: Any) -> NoReturn:
+    refuse("reading values (float(), .item(), .numpy(), printing)")
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, int | float | Scalar)
+
+
+class _NoLibrary:
+    """Stands where a device has its array library; there is none under tracing."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{name!r} is no op that can be traced")
+
+
+# The device that tensors are on meanwhile
+
+
+class _TracingBackend:
+    """The backend of a tracing device: creation makes eqns, values are refused."""
+
+    compile = None
+    on_host = False
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self.name = trace.real.backend.name
+        self.xp = trace.namespace
+
+    def to_numpy(self, array: Any) -> NoReturn:
+        _no_values(array)
+
+    def astype(self, array: Any, dtype: Any) -> Any:
+        return self._trace.namespace.convert(array, dtype)
+
+    def asarray(self, host: Any, dtype: Any, index: int) -> Traced:
+        return self._trace.literal(host, dtype)
+
+    def creation(self, name: str, index: int) -> Callable[..., Any]:
+        return getattr(self, f"_{name}")  # type: ignore[no-any-return]
+
+    def _full(self, shape: Any, value: Any, dtype: Any) -> Traced:
+        return self._trace.full(shape, value, dtype)
+
+    def _zeros(self, shape: Any, dtype: Any) -> Traced:
+        return self._trace.full(shape, 0, dtype)
+
+    def _ones(self, shape: Any, dtype: Any) -> Traced:
+        return self._trace.full(shape, 1, dtype)
+
+    def _arange(self, start: Any, stop: Any, step: Any, dtype: Any) -> Any:
+        import math
+
+        kind = dtypes.as_dtype(dtype)
+        if isinstance(stop, Scalar):
+            n = stop - start if step == 1 else max(0, -(-(int(stop) - start) // step))
+        else:
+            n = max(0, math.ceil((stop - start) / step))
+        steps = self._trace.iota(n, kind)
+        scaled = steps if step == 1 else steps * step
+        return scaled if start == 0 else scaled + start
+
+    def _eye(self, n: int, m: int, k: int, dtype: Any) -> Any:
+        whole, xp = dtypes.int64, self._trace.namespace
+        rows = xp.reshape(self._trace.iota(n, whole), (n, 1))
+        return (rows + k == self._trace.iota(m, whole)).astype(dtype)
+
+    def _linspace(self, start: float, stop: float, num: int, dtype: Any, endpoint: bool) -> Any:
+        import numpy as np
+
+        host = np.linspace(start, stop, num, endpoint=endpoint, dtype=dtypes.as_dtype(dtype).name)
+        return self._trace.literal(host, dtype)
+
+    def setitem(self, array: Any, key: Any, value: Any) -> NoReturn:
+        refuse("x[key] = value (write nnx.where(mask, value, x) instead); it")
+
+    def synchronize(self, index: int) -> None:
+        pass
+
+    def scope(self, index: int) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext()
+
+
+class TracingDevice(Device):
+    """Stands for a real device while a function is traced, under the same name."""
+
+    def __init__(self, trace: Trace) -> None:
+        real = trace.real
+        self.trace, self.real = trace, real
+        self.name, self.index = real.name, real.index
+        self._native = {dtype: dtype for dtype in real.dtypes}
+        self._dtype_of = self._native
+        self.floating = {dtype for dtype in self._native if dtype.is_floating}
+        self.numeric = set(self._native) - {dtypes.bool_}
+        self.namespace = trace.namespace
+        self.kernels = trace.kernels
+        self.backend: Any = _TracingBackend(trace)
+
+    def resolve(self) -> Device:
+        """Return this device inside its trace, and the real one outside."""
+        return self if recording.trace is self.trace else self.real
+
+    def adopt(self, tensor: Tensor) -> None:
+        """Take a tensor from outside into the trace."""
+        self.trace.lift(tensor)
+
+
+# The trace
+
+
+class Held:
+    """A tensor that joined a trace: what it had before, and the graph's name for it."""
+
+    __slots__ = ("array", "device", "grad", "index", "inner", "tensor", "traced", "version")
+
+    def __init__(self, tensor: Tensor, traced: Traced, index: int, inner: Device) -> None:
+        self.tensor, self.traced, self.index = tensor, traced, index
+        self.array, self.device, self.inner = tensor.array, tensor.device, inner
+        self.grad, self.version = tensor.grad, tensor.version
+
+    def enter(self) -> None:
+        self.tensor.array, self.tensor.device = self.traced, self.inner
+
+
+class Draws:
+    """The random numbers that a trace takes from one generator."""
+
+    def __init__(self, generator: Any, facts: Facts, number: int) -> None:
+        self.generator = generator
+        state = generator.state_dict()
+        self.names = [f"g{number}_{part}" for part in ("seed", "stream", "block")]
+        self.seed, self.stream, self.block = (
+            made(facts, value, name) for name, value in zip(self.names, state.values(), strict=True)
+        )
+        self.used: Any = 0
+
+
+class Effect:
+    """An assignment of a traced function: to a tensor's ``array`` or its ``grad``.
+
+    ``index`` is the position of the tensor among the graph's inputs, ``var`` the new value, None
+    where the gradient was forgotten.
+    """
+
+    __slots__ = ("index", "kind", "var")
+
+    def __init__(self, index: int, kind: str, var: Var | None) -> None:
+        self.index, self.kind, self.var = index, kind, var
+
+
+Getter = Callable[[], int | float]
+
+
+class Trace(Recorder):
+    """One run of a function on traced arrays; a context in which this thread traces."""
+
+    def __init__(self, real: Device) -> None:
+        super().__init__(real)
+        self.facts = Facts()
+        self.inputs: list[Var] = []
+        self.held: list[Held] = []
+        self.captured: dict[int, Tensor] = {}
+        self.getters: dict[str, Getter] = {}
+        self.setters: list[tuple[Any, str, Any]] = []
+        self.draws: dict[int, Draws] = {}
+        self.literals: dict[int, Any] = {}
+        self.watched: dict[int, Any] = {}
+        self.grad_inputs: dict[int, int] = {}
+        self.needs_grad: dict[int, bool] = {}
+        self._reset: set[int] = set()
+        self.effects: list[Effect] = []
+        self._attributes: dict[tuple[int, str], tuple[Any, str, Any]] = {}
+        self._rates: dict[int, int] = {}
+        self.device = TracingDevice(self)
+
+    # Opening and closing
+
+    def __enter__(self) -> Trace:
+        self._before, recording.trace = recording.trace, self
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        recording.trace = self._before
+        if error[0] is None:
+            self._collect_effects()
+        for held in self.held:
+            tensor = held.tensor
+            tensor.array, tensor.device = held.array, held.device
+            tensor.version, tensor.grad = held.version, held.grad
+        for obj, name, before in self._attributes.values():
+            setattr(obj, name, before)
+
+    def _collect_effects(self) -> None:
+        for held in self.held:
+            tensor = held.tensor
+            if tensor.array is not held.traced:
+                self.effects.append(Effect(held.index, "array", self._var(tensor.array)))
+            if tensor.grad is not held.grad:
+                grad = None if tensor.grad is None else self._var(tensor.grad.array)
+                self.effects.append(Effect(held.index, "grad", grad))
+        for obj, name, before in self._attributes.values():
+            after = getattr(obj, name)
+            if isinstance(after, Scalar) and after is not before:
+                self.setters.append((obj, name, after))
+
+    def _var(self, array: Any) -> Var:
+        if not isinstance(array, Traced):
+            raise TraceError("A traced function assigned an array that was not computed from ops.")
+        return array.var
+
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Leave the trace for a while, for what is made once and stays: slots, parameters."""
+        now = [(h, h.tensor.array, h.tensor.grad) for h in self.held]
+        for held in self.held:
+            held.tensor.array, held.tensor.device = held.array, held.device
+            held.tensor.grad = held.grad
+        recording.trace = None
+        try:
+            yield
+        finally:
+            recording.trace = self
+            for held, array, grad in now:
+                held.tensor.array, held.tensor.device = array, self.device
+                held.tensor.grad = grad
+
+    # Inputs
+
+    def argument(self, tensor: Tensor, sizes: Sequence[Any], name: str) -> Tensor:
+        """Return the traced twin of an argument, with some of its sizes as scalars."""
+        var = Var(sizes, tensor.dtype, name)
+        twin = object.__new__(type(tensor))
+        twin.__dict__.update(tensor.__dict__)
+        twin.node = None
+        held = Held(twin, Traced(self, var), len(self.inputs), self.device)
+        self.inputs.append(var)
+        self.held.append(held)
+        held.enter()
+        return twin
+
+    def lift(self, tensor: Tensor) -> None:
+        """Make a tensor from outside an input of the trace."""
+        if tensor.device is self.device:
+            return
+        if tensor.device is not self.real:
+            raise DeviceError(
+                f"A function traced on {self.real.name!r} met an array of shape {tensor.shape} on "
+                f"{tensor.device.name!r}. Move it first: x.to({self.real.name!r})."
+            )
+        if tensor.node is not None and tensor.requires_grad:
+            file, number = user_place()
+            raise TraceError(
+                f"{file}, line {number}: a traced function met a tensor of shape {tensor.shape} "
+                f"that was computed outside, with its gradient recorded. Pass it as an argument, "
+                f"or x.detach()."
+            )
+        var = Var(tensor.shape, tensor.dtype, tensor.name or f"captured{len(self.captured)}")
+        held = Held(tensor, Traced(self, var), len(self.inputs), self.device)
+        self.captured[len(self.inputs)] = tensor
+        self.inputs.append(var)
+        self.held.append(held)
+        held.enter()
+
+    def lift_all(self, inputs: Sequence[Any]) -> None:
+        """Make every tensor among an op's inputs part of the trace; `apply` calls this."""
+        for x in inputs:
+            if isinstance(x, Tensor) and x.device is not self.device:
+                self.lift(x)
+
+    def read_grad(self, tensor: Tensor, grad: Tensor | None) -> None:
+        """Note that a gradient from before the call is added to, or that there was none."""
+        for held in self.held:
+            if held.tensor is tensor and grad is held.grad and held.index not in self._reset:
+                self.needs_grad[held.index] = grad is not None
+                if grad is not None:
+                    self.grad_inputs[len(self.inputs)] = held.index
+                    self.lift(grad)
+
+    def forget_grad(self, tensor: Tensor) -> None:
+        """Note that a gradient from before the call does not matter."""
+        if tensor.device is not self.device:
+            self.lift(tensor)
+        self._reset |= {held.index for held in self.held if held.tensor is tensor}
+
+    def literal(self, host: Any, dtype: DType) -> Traced:
+        """Make numbers that stand in the program an input that never changes."""
+        if not host.shape:
+            return self.full((), host.item(), dtypes.as_dtype(dtype))
+        var = Var(host.shape, dtypes.as_dtype(dtype), f"literal{len(self.literals)}")
+        self.literals[len(self.inputs)] = host.astype(var.dtype.name)
+        self.inputs.append(var)
+        return Traced(self, var)
+
+    def refuse_host(self, obj: Any) -> None:
+        """Raise TraceError for host data that a function would freeze into its trace."""
+        if not isinstance(obj, int | float | list | tuple | Scalar):
+            file, number = user_place()
+            raise TraceError(
+                f"{file}, line {number}: a host array of shape {getattr(obj, 'shape', ())} would "
+                f"be frozen into the compiled function. Pass it as an argument, or make it a "
+                f"tensor once, outside: nnx.asarray(...)."
+            )
+
+    # Numbers of the host
+
+    def attribute(self, obj: Any, name: str, value: int | float) -> None:
+        """Make a number that an object keeps an input; what is assigned to it is written back."""
+        key = (id(obj), name)
+        if key not in self._attributes:
+            text = f"n{len(self.getters)}"
+            self._attributes[key] = (obj, name, value)
+            self.getters[text] = functools.partial(getattr, obj, name)
+            setattr(obj, name, made(self.facts, value, text))
+
+    def number(self, value: float, getter: Getter, name: str = "n") -> Scalar:
+        """Return a scalar whose value each call gets from a function."""
+        text = f"{name}{len(self.getters)}"
+        self.getters[text] = getter
+        return made(self.facts, value_of(value), text)
+
+    def occurrence(self, obj: Any) -> int:
+        """Return how often this was asked for the object before, in this trace."""
+        n = self._rates.get(id(obj), 0)
+        self._rates[id(obj)] = n + 1
+        return n
+
+    def draw(self, generator: Any, kind: str, settings: tuple[Any, ...], shape: Any, words: int,
+             dtype: DType) -> Tensor:  # fmt: skip
+        """Return random numbers as eager code would draw them, from counters that are inputs."""
+        draws = self.draws.get(id(generator))
+        if draws is None:
+            draws = self.draws[id(generator)] = Draws(generator, self.facts, len(self.draws))
+        sizes = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
+        n_words = shapes.size(sizes) * words
+        block = draws.block + draws.used if not _is_zero(draws.used) else draws.block
+        out = self.record(
+            DRAW, (),
+            {
+                "seed": draws.seed, "stream": draws.stream, "block": block, "kind": kind,
+                "settings": settings, "shape": sizes, "dtype": dtype,
+            },
+        )  # fmt: skip
+        draws.used = draws.used + (n_words + 3) // 4
+        return Tensor(out, self.device)
+
+    # Objects whose settings the function has read
+
+    def watch(self, obj: Any) -> None:
+        """Note an object: when one of its settings changes, the trace no longer holds."""
+        self.watched.setdefault(id(obj), obj)
+
+    # Errors
+
+    def record(self, op: Op, inputs: Sequence[Any], attrs: Attrs) -> Traced:
+        """Note an op; what it refuses is told as eager mode tells it."""
+        try:
+            return super().record(op, inputs, attrs)
+        except ShapeError:
+            self._run_eagerly(op, inputs, attrs)
+            raise
+
+    def _run_eagerly(self, op: Op, inputs: Sequence[Any], attrs: Attrs) -> None:
+        """Run an op that does not fit on zeros, so that its error is the one of eager mode."""
+        tensors: list[Any] = []
+        zeros = self.real.backend.creation("zeros", self.real.index)
+        for x in inputs:
+            if isinstance(x, Traced):
+                sizes = tuple(value_of(n) for n in x.shape)
+                tensors.append(Tensor(zeros(sizes, dtype=self.real.native(x.dtype)), self.real))
+            else:
+                tensors.append(value_of(x))
+        plain = {name: _plain(value) for name, value in attrs.items()}
+        arrays = [x.array if isinstance(x, Tensor) else x for x in tensors]
+        try:
+            self.real.kernels[op.name](*arrays, **plain)
+        except Exception as error:
+            explain(op, tuple(tensors), plain, error)
+
+    def graph(self, outputs: Sequence[Var]) -> Graph:
+        """Return what was noted as a graph with these outputs."""
+        names = [*self.getters, *(name for d in self.draws.values() for name in d.names)]
+        return Graph(self.inputs, names, self.eqns, outputs)
+
+
+def _plain(x: Any) -> Any:
+    if isinstance(x, tuple | list):
+        return tuple(_plain(item) for item in x)
+    if isinstance(x, slice):
+        return slice(*map(_plain, (x.start, x.stop, x.step)))
+    return value_of(x)
+
+
+def _is_zero(x: Any) -> bool:
+    return type(x) is int and x == 0
+
+
+def batch_size(facts: Facts, name: str, n: int) -> Any:
+    """Return the size of a leading axis as a scalar; sizes 0 and 1 are traced as they are."""
+    return variable(facts, name, n) if n > 1 else n
+
+
+def alive(tensors: dict[int, Tensor]) -> dict[int, weakref.ref[Tensor]]:
+    """Return weak references to captured tensors, which belong to others."""
+    return {index: weakref.ref(tensor) for index, tensor in tensors.items()}
+
+
+__all__ = ["Effect", "IntScalar", "Trace", "Traced", "TracingDevice", "alive", "batch_size"]
