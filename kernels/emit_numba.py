@@ -28,10 +28,13 @@ _EMPTY = {
 class Scope:
     """A block of emitted lines under some loops, with the values that are known in it."""
 
-    def __init__(self, parent: Scope | None, loops: frozenset[str], depth: int) -> None:
-        self.parent, self.loops, self.depth = parent, loops, depth
+    def __init__(
+        self, parent: Scope | None, loops: frozenset[str], depth: int, header: str = ""
+    ) -> None:
+        self.parent, self.loops, self.depth, self.header = parent, loops, depth, header
         self.lines: list[str] = []
         self.known: dict[Any, str] = {}
+        self.fixed = False  # whether nothing may move out of it
 
     def put(self, text: str) -> None:
         """Add a line."""
@@ -49,7 +52,7 @@ class Scope:
     def holder(self, loops: frozenset[str]) -> Scope:
         """Return the outermost block in which all these loop variables are known."""
         scope = self
-        while scope.parent is not None and loops <= scope.parent.loops:
+        while scope.parent is not None and not scope.fixed and loops <= scope.parent.loops:
             scope = scope.parent
         return scope
 
@@ -419,9 +422,9 @@ class _Emitter:
                 continue
             name = f"i{self.n_loops}"
             self.n_loops += 1
-            scope.put(f"for {name} in range({self.size(n)}):")
+            header = f"for {name} in range({self.size(n)}):"
             self.deps[name] = frozenset({name})
-            scope = Scope(scope, scope.loops | {name}, scope.depth + 1)
+            scope = Scope(scope, scope.loops | {name}, scope.depth + 1, header)
             names.append(name)
         return names, scope
 
@@ -431,8 +434,10 @@ class _Emitter:
         while scope is not outer:
             parent = scope.parent
             assert parent is not None
-            if not scope.lines:
-                scope.put("pass")
+            if scope.header:
+                parent.put(scope.header)
+                if not scope.lines:
+                    scope.put("pass")
             parent.lines += scope.lines
             scope = parent
 
@@ -452,6 +457,7 @@ class _Emitter:
             index_shape = domain[-1:]
         opened: list[tuple[Scope, Scope]] = []
         body = Scope(outer, frozenset(), 1)
+        body.fixed = True
         if not flat and rows:
             row_index, row_scope = self._loops_lazy(rows, body)
         else:
@@ -527,7 +533,8 @@ class _Emitter:
         start: list[str] = []
         end: list[tuple[Eqn, str]] = []
         inner_names, inner = self._loops(index_shape, row_scope)
-        header = [] if inner is row_scope else [row_scope.lines.pop()]
+        if inner is row_scope:
+            inner = Scope(row_scope, row_scope.loops, row_scope.depth)
         stores: list[str] = []
         for eqn in targets:
             index = self._domain_index(group, row_index, inner_names, flat)
@@ -545,13 +552,7 @@ class _Emitter:
             inner.put(text)
         for text in start:
             row_scope.put(text)
-        if header:
-            row_scope.lines += header
-            if not inner.lines:
-                inner.put("pass")
-            row_scope.lines += inner.lines
-        elif inner is not row_scope:
-            row_scope.lines += inner.lines
+        self._close(inner, row_scope)
         for eqn, name in end:
             row_scope.known[(eqn.out, None)] = name
             self.deps[name] = row_scope.loops
@@ -757,8 +758,8 @@ class _Emitter:
         name = f"i{self.n_loops}"
         self.n_loops += 1
         self.deps[name] = frozenset({name})
-        scope.put(f"for {name} in range({self.size(x.shape[axis])}):")
-        inner = Scope(scope, scope.loops | {name}, scope.depth + 1)
+        header = f"for {name} in range({self.size(x.shape[axis])}):"
+        inner = Scope(scope, scope.loops | {name}, scope.depth + 1, header)
         at = (*names[:axis], name, *names[axis:])
         text = self._as(self.value(x, at, inner), eqn)
         op = "+" if adds else "*"
@@ -954,7 +955,7 @@ class _Emitter:
                     transposed ^= 1
                 elif order != list(range(n)):
                     break
-            elif name != "reshape" or transposed:
+            elif name != "reshape":
                 break
             x = maker.inputs[0]
             maker = self.plan.maker.get(x)

@@ -7,7 +7,7 @@ from typing import Any
 
 from nnx import dtypes
 from nnx.device import Device
-from nnx.graph import EFFECTS, FULL, Eqn, Graph, Var, same_shape
+from nnx.graph import EFFECTS, Eqn, Graph, Var, same_shape
 from nnx.op import OPS
 from nnx.scalar import Scalar
 from nnx.trace import Recorder, Traced
@@ -137,10 +137,45 @@ _RULES: dict[str, Callable[..., Any]] = {
 }
 
 
+def factors_in_memory(graph: Graph) -> Graph:
+    """Return the graph with a copy before each matrix product whose factor is no plain matrix.
+
+    A product takes its factors as they lie in memory, or with the last two axes exchanged.
+    """
+    maker = {eqn.out: eqn for eqn in graph.eqns}
+    eqns: list[Eqn] = []
+    for eqn in graph.eqns:
+        if eqn.op.name == "matmul":
+            inputs = list(eqn.inputs)
+            for i, x in enumerate(inputs):
+                if not _is_plain(x, maker):
+                    copy = Eqn(OPS["positive"], (x,), {}, Var(x.shape, x.dtype), eqn.place)
+                    eqns.append(copy)
+                    inputs[i] = copy.out
+            eqn = Eqn(eqn.op, inputs, eqn.attrs, eqn.out, eqn.place)
+        eqns.append(eqn)
+    return graph.with_eqns(eqns)
+
+
+def _is_plain(x: Var, maker: dict[Var, Eqn]) -> bool:
+    eqn, reshaped = maker.get(x), False
+    while eqn is not None and eqn.op.name in ("permute_dims", "reshape"):
+        n = len(eqn.out.shape)
+        if eqn.op.name == "permute_dims":
+            order = [a % n for a in eqn.attrs["axes"]]
+            if reshaped or n < 2 or order != [*range(n - 2), n - 1, n - 2]:
+                return False
+        else:
+            reshaped = True
+        eqn = maker.get(eqn.inputs[0])
+    views = ("broadcast_to", "flip", "roll", "tile", "repeat", "full", "iota")
+    return eqn is None or not (
+        eqn.op.name in views or (eqn.op.name == "getitem" and len(eqn.inputs) == 1)
+    )
+
+
 def prepared(graph: Graph, device: Device) -> Graph:
     """Return the graph as the emitters take it."""
     graph = common_subexpressions(dead_code(graph))
-    return dead_code(common_subexpressions(lower(graph, device)))
-
-
-__all__ = ["FULL", "common_subexpressions", "dead_code", "lower", "prepared"]
+    lowered = common_subexpressions(lower(graph, device))
+    return factors_in_memory(dead_code(lowered))

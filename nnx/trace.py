@@ -316,7 +316,7 @@ class _TracingBackend:
     """The backend of a tracing device: creation makes eqns, values are refused."""
 
     compile = None
-    on_host = False
+    on_host = True
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
