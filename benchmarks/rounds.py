@@ -26,6 +26,9 @@ from benchmarks.worker import CHECKED_STEPS
 ROOT = Path(__file__).parents[1]
 PAUSE_S = 0.15
 """OpenBLAS's threads spin for 2^28 ticks after a call, measured as 105 ms at 2.6 GHz."""
+LOOK_S = 0.05
+QUIET_SHARE = 0.15
+"""Where others keep more than this share of the cores busy, steps of several threads stall."""
 AGREEMENT = 1e-3
 
 
@@ -93,6 +96,32 @@ def check_losses(contestant: Contestant, cell: Cell) -> None:
             )
 
 
+def busy_share(time_s: float) -> float:
+    """Return the share of all cores that is busy while this process sleeps; 0 but on Linux."""
+
+    def ticks() -> tuple[int, int]:
+        line = Path("/proc/stat").read_text(encoding="utf-8").partition("\n")[0]
+        counts = [int(field) for field in line.split()[1:9]]
+        return sum(counts) - counts[3] - counts[4], sum(counts)
+
+    if not Path("/proc/stat").exists():
+        time.sleep(time_s)
+        return 0.0
+    busy, total = ticks()
+    time.sleep(time_s)
+    busy_now, total_now = ticks()
+    return (busy_now - busy) / max(total_now - total, 1)
+
+
+def wait_for_quiet(deadline: float) -> bool:
+    """Let the last contestant's threads fall asleep, and others finish; return whether all did."""
+    time.sleep(PAUSE_S)
+    while busy_share(LOOK_S) > QUIET_SHARE:
+        if time.monotonic() > deadline:
+            return False
+    return True
+
+
 def quartiles(values: list[float]) -> dict[str, Any]:
     """Return the median and the quartiles of figures."""
     if len(values) < 2:
@@ -101,10 +130,14 @@ def quartiles(values: list[float]) -> dict[str, Any]:
     return {"median": middle, "quartiles": [low, high]}
 
 
-def measure(cell: Cell, names: list[str], rounds: int) -> dict[str, Any]:
-    """Return the figures of a cell: of each contestant its microseconds and its ratio to nnx."""
+def measure(cell: Cell, names: list[str], rounds: int, wait_s: float) -> dict[str, Any]:
+    """Return the figures of a cell: of each contestant its microseconds and its ratio to nnx.
+
+    Turns wait for a quiet machine, up to `wait_s` in all; those that began without are counted.
+    """
     running: list[Contestant] = []
     times: dict[str, list[float]] = {name: [] for name in names}
+    busy_turns = 0
     try:
         for name in names:
             running.append(Contestant(name, cell))
@@ -112,9 +145,11 @@ def measure(cell: Cell, names: list[str], rounds: int) -> dict[str, Any]:
         for i in range(rounds):
             start = i % len(running)
             for contestant in running[start:] + running[:start]:
-                time.sleep(PAUSE_S)
+                before = time.monotonic()
+                busy_turns += not wait_for_quiet(before + wait_s)
+                wait_s -= max(time.monotonic() - before - PAUSE_S - LOOK_S, 0)
                 times[contestant.name].append(contestant.block_us())
-        found = {c.name: c.report | {"us": quartiles(times[c.name])} for c in running}
+        found = {c.name: c.report | {"us": summary(times[c.name])} for c in running}
     finally:
         for contestant in running:
             contestant.close()
@@ -122,4 +157,10 @@ def measure(cell: Cell, names: list[str], rounds: int) -> dict[str, Any]:
         for name in names:
             pairs = zip(times[name], times["nnx"], strict=True)
             found[name]["over_nnx"] = quartiles([theirs / ours for theirs, ours in pairs])
-    return {**cell._asdict(), "name": cell.name, "contestants": found}
+    turns = {"turns": rounds * len(names), "busy_turns": busy_turns}
+    return {"name": cell.name, **cell._asdict(), **turns, "contestants": found}
+
+
+def summary(times: list[float]) -> dict[str, Any]:
+    """Return the median, the quartiles and the best of times."""
+    return quartiles(times) | {"best": min(times)}

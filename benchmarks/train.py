@@ -34,8 +34,6 @@ CHECKED = {"784-16-16-10/32/sgd": "numpy", "784-512-512-10/1024/sgd": "floor"}
 SLACK = 1.5
 """`--check` fails where a figure is worse than its limit by half: beyond any machine's noise."""
 
-QUIET_LOAD = 0.5
-
 RESULTS = Path(__file__).with_name("results") / "train.json"
 SHORT = {"torch-compile": "compile"}
 Verdict = dict[str, Any]
@@ -80,6 +78,10 @@ def print_cell(cell: Section) -> None:
     ratios = [c["over_nnx"]["median"] if "over_nnx" in c else None for c in found]
     shown = "".join(f"{r:>8.2f}x" if r is not None else f"{'':9}" for r in ratios)
     print(f"{'':24}{shown}".rstrip(), flush=True)
+    if cell["busy_turns"]:
+        print(
+            f"  {cell['busy_turns']} of {cell['turns']} turns began on a busy machine", flush=True
+        )
 
 
 def print_seconds(row: Section) -> None:
@@ -109,7 +111,7 @@ def run_steps(options: argparse.Namespace, peers: list[str]) -> Section:
     chosen = problems.select(options.cells)
     print_header(names)
     for cell in chosen:
-        cells.append(rounds.measure(cell, names, options.rounds or 40))
+        cells.append(rounds.measure(cell, names, options.rounds or 40, options.wait))
         print_cell(cells[-1])
         verdicts += step_verdicts(cells[-1])
     return {"learning_rate": LEARNING_RATE, "cells": cells, "limits": verdicts}
@@ -119,7 +121,7 @@ def run_check(options: argparse.Namespace) -> Section:
     """Measure the two figures of continuous integration, without peers."""
     cells, verdicts = [], []
     for name, rival in CHECKED.items():
-        cells.append(rounds.measure(CELLS[name], ["nnx", rival], options.rounds or 15))
+        cells.append(rounds.measure(CELLS[name], ["nnx", rival], options.rounds or 15, 0))
         print_header(["nnx", rival])
         print_cell(cells[-1])
         verdicts += step_verdicts(cells[-1])
@@ -188,6 +190,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", help=f"of {','.join(PEERS)}; default: those installed")
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
     parser.add_argument("--rounds", type=int, help="rounds of steps (40), or runs of processes (5)")
+    parser.add_argument(
+        "--wait", type=float, default=60, help="seconds a cell may wait for a quiet machine (60)"
+    )
     parser.add_argument("--data-dir", type=Path, help="folder of MNIST's four .gz files")
     parser.add_argument(
         "--out", type=Path, nargs="?", const=RESULTS, help=f"write a JSON file ({RESULTS.name})"
@@ -199,12 +204,6 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print, write if asked; with --check, fail where a limit is missed by half."""
     options = parse(arguments)
     before = machine.describe()
-    if before["load"] and before["load"][0] > QUIET_LOAD:
-        print(
-            f"The load of this machine is {before['load'][0]}: what uses several threads may be "
-            "slowed many times over. Measure again when it is quiet.",
-            file=sys.stderr,
-        )
     if options.check:
         mode, section = "check", run_check(options)
     elif options.first_call:

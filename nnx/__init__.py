@@ -52,6 +52,7 @@ from nnx.errors import (
     ShapeError,
     TraceError,
 )  # fmt: skip
+from nnx.jit import jit
 from nnx.ops.layout import concat, getitem, moveaxis, split, stack, unstack
 from nnx.standard import (
     __array_namespace_info__,
@@ -108,18 +109,13 @@ __all__ = [
     "unique_inverse", "unique_values", "bfloat16", "bool", "concat", "default_device",
     "device", "devices", "empty", "empty_like", "enable_grad", "eye", "float16", "float32",
     "float64", "full", "full_like", "getitem", "grad", "hessian", "hvp", "int8", "int16", "int32",
-    "int64", "jacobian", "jvp", "linspace", "moveaxis", "no_grad", "ones", "ones_like",
+    "int64", "jacobian", "jit", "jvp", "linspace", "moveaxis", "no_grad", "ones", "ones_like",
     "set_default_device", "split", "stack", "uint8", "uint16", "uint32", "uint64", "unstack",
     "value_and_grad", "vjp", "zeros", "zeros_like", *_ops.OPS,
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name == "jit":
-        from nnx.jit import jit
-
-        globals()["jit"] = jit  # importing it has put the module of that name here
-        return jit
     if name in _LAZY:
         return importlib.import_module(f"nnx.{name}")
     raise AttributeError(f"module 'nnx' has no attribute {name!r}.{_hint(name)}")

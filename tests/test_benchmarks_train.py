@@ -62,13 +62,14 @@ def test_floor_has_the_products_of_a_step():
 
 def test_report_of_a_tiny_run_is_whole(monkeypatch, capsys):
     monkeypatch.setattr(rounds, "PAUSE_S", 0)
-    cell = json.loads(json.dumps(rounds.measure(SMALL, ["numpy"], 1)))
+    cell = json.loads(json.dumps(rounds.measure(SMALL, ["numpy"], 1, 0)))
     assert set(cell) == {
         "name", "sizes", "activation", "loss", "batch", "optimizer", "contestants",
+        "turns", "busy_turns",
     }  # fmt: skip
     report = cell["contestants"]["numpy"]
     assert set(report) == {"setting", "steps", "variants", "us"}
-    assert set(report["us"]) == {"median", "quartiles"}
+    assert set(report["us"]) == {"median", "quartiles", "best"}
     assert set(report["variants"][report["setting"]]) == {"first_call_s", "trial_us"}
     train.print_header(["numpy"])
     train.print_cell(cell)
