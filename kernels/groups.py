@@ -223,7 +223,10 @@ class Plan:
 
     # What is stored
 
-    def _stored(self) -> set[Var]:
+    def _stored(self) -> dict[Var, None]:
+        """Return the values that are kept in memory, in the order of the eqns: the text that
+        follows from them must be the same in every process.
+        """
         stored = set(self.graph.outputs) & self.maker.keys()
         for eqn in self.graph.eqns:
             if is_view(eqn):
@@ -235,7 +238,7 @@ class Plan:
                 if x in self.maker and (group.alone or not own or self.group_of[x] is not group):
                     stored.add(x)
         stored |= {x for out in self.graph.outputs for x in self._below(out)}
-        return stored
+        return {x: None for x in self.maker if x in stored}
 
     def _below(self, x: Var) -> list[Var]:
         eqn = self.maker.get(x)
