@@ -14,6 +14,7 @@ Check the result with ``nnx.testing.check_backend("mylib")``: it returns the row
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,22 @@ class Backend:
     ``program(arrays, env)`` with the scalars by name, and returns the outputs' arrays.
     """
 
+    into: Mapping[str, Callable[..., Any]] = {}
+    """Kernels that write, by op name: ``kernel(*arrays, out=array, **attrs)``.
+
+    With them a graph that is interpreted runs in buffers planned ahead; an op that is not here
+    makes a new array. ``out`` has the shape and type of the result, and its elements lie in order
+    (C). For an elementwise op it may be one of the arrays; else it shares no memory with them.
+    Each gives what the op gives without it, to the bit. A library whose arrays cannot be written,
+    or whose slices are copies, has none.
+    """
+
+    views: frozenset[str] = frozenset()
+    """Of a backend with ``into``: ops that always give a view of their one array.
+
+    ``reshape`` may be among them: only where the elements lie in order is it taken for one.
+    """
+
     @property
     def xp(self) -> Any:
         """The array namespace. Imported on first use, never before."""
@@ -85,6 +102,10 @@ class Backend:
     def creation(self, name: str, index: int) -> Callable[..., Any]:
         """Return ``xp.<name>`` (zeros, arange, ...) so bound that it creates on one device."""
         return getattr(self.xp, name)  # type: ignore[no-any-return]
+
+    def fresh(self, shape: tuple[int, ...], dtype: Any, index: int) -> Callable[[], Any]:
+        """Return a function that gives an array to write a result into, one that nobody holds."""
+        return functools.partial(self.creation("empty", index), shape, dtype=dtype)
 
     def index(self, array: Any, key: tuple[Any, ...]) -> Any:
         """Return ``array[key]`` for integers, slices, None and arrays of integers."""

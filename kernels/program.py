@@ -11,6 +11,7 @@ import numpy as np
 from nnx.graph import Graph
 from nnx.kernels import blas, cache
 from nnx.kernels.emit_numba import Emitted, emit
+from nnx.memory import placed
 from nnx.scalar import Scalar, evaluator, text_of
 
 ALIGNMENT = 64
@@ -34,36 +35,14 @@ class Setting:
 
 
 def planned(emitted: Emitted, env: dict[str, Any]) -> tuple[list[int], int]:
-    """Return where each buffer stands in one work memory, and its size in bytes.
-
-    Buffers that are never needed at the same time share memory: each goes to the lowest place that
-    is free while it lives, the largest first.
-    """
+    """Return where each buffer stands in one work memory, and its size in bytes."""
     sizes = []
     for buffer in emitted.buffers:
         n = 1
         for size in buffer.var.shape:
             n *= evaluator(text_of(size))(env) if isinstance(size, Scalar) else size
         sizes.append(-(-max(n, 1) * buffer.var.dtype.itemsize // ALIGNMENT) * ALIGNMENT)
-    order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
-    offsets = [0] * len(sizes)
-    placed: list[int] = []
-    for i in order:
-        mine = emitted.buffers[i]
-        taken = sorted(
-            (offsets[j], offsets[j] + sizes[j])
-            for j in placed
-            if emitted.buffers[j].first <= mine.last and mine.first <= emitted.buffers[j].last
-        )
-        at = 0
-        for low, high in taken:
-            if at + sizes[i] <= low:
-                break
-            at = max(at, high)
-        offsets[i] = at
-        placed.append(i)
-    total = max((offsets[i] + sizes[i] for i in placed), default=0)
-    return offsets, total
+    return placed(sizes, [(buffer.first, buffer.last) for buffer in emitted.buffers])
 
 
 class Program:

@@ -1,4 +1,4 @@
-"""How a traced function's program is run: op by op, or as native code on arrays in place."""
+"""How a traced function's program is run: on arrays, or as native code on arrays in place."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nnx.device import Device
-from nnx.graph import Graph, Var, kernel_of, operand
-from nnx.passes import common_subexpressions, dead_code
 from nnx.scalar import Scalar, resolve
 from nnx.tensor import Tensor
 
@@ -22,40 +19,6 @@ def _has_scalar(x: Any) -> bool:
     if isinstance(x, slice):
         return _has_scalar((x.start, x.stop, x.step))
     return isinstance(x, Scalar)
-
-
-class Interpreted:
-    """A graph run eqn by eqn with a device's own kernels; values go after their last use."""
-
-    def __init__(self, graph: Graph, device: Device) -> None:
-        self.graph = common_subexpressions(dead_code(graph))
-        self.device = device
-        last: dict[Var, int] = {}
-        for i, eqn in enumerate(self.graph.eqns):
-            for x in eqn.vars:
-                last[x] = i
-        kept = set(self.graph.outputs)
-        self._steps = [
-            (
-                kernel_of(eqn.op, device), eqn, any(map(_has_scalar, eqn.attrs.values())),
-                [x for x in {*eqn.vars, eqn.out} if last.get(x, i) == i and x not in kept],
-            )
-            for i, eqn in enumerate(self.graph.eqns)
-        ]  # fmt: skip
-
-    def __call__(self, arrays: Sequence[Any], env: dict[str, Any]) -> list[Any]:
-        """Return the outputs' arrays."""
-        values: dict[Var, Any] = dict(zip(self.graph.inputs, arrays, strict=True))
-        with self.device.scope():
-            for kernel, eqn, varies, done in self._steps:
-                attrs = eqn.attrs
-                if varies:
-                    attrs = {name: resolve(value, env) for name, value in attrs.items()}
-                inputs = [operand(x, values, env) for x in eqn.inputs]
-                values[eqn.out] = kernel(*inputs, **attrs)
-                for x in done:
-                    values.pop(x, None)
-        return [values[x] for x in self.graph.outputs]
 
 
 def assign(entry: _Entry, inputs: Sequence[Any], arrays: Sequence[Any]) -> None:

@@ -373,9 +373,9 @@ class _Entry:
         if self._program is None:
             compile_graph = self.device.backend.compile
             if compile_graph is None:
-                from nnx.execute import Interpreted
+                from nnx.planned import Planned
 
-                self._program = Interpreted(self.graph, self.device)
+                self._program = Planned(self.graph, self.device)
             else:
                 lowered = passes.prepared(self.graph, self.device)
                 typecheck(lowered)

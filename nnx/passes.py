@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nnx import dtypes
 from nnx.device import Device
 from nnx.graph import EFFECTS, Eqn, Graph, Var, same_shape
-from nnx.op import OPS
+from nnx.op import OPS, Rule
 from nnx.scalar import Scalar
 from nnx.trace import Recorder, Traced
 
@@ -36,7 +36,7 @@ def common_subexpressions(graph: Graph) -> Graph:
         inputs = tuple(renamed.get(x, x) if isinstance(x, Var) else x for x in eqn.inputs)
         same = _folded(eqn, inputs, eqns)
         if same is None:
-            key = (eqn.op.name, tuple(map(_key, inputs)), _key(tuple(eqn.attrs.items())))
+            key = (eqn.op.name, tuple(map(key_of, inputs)), key_of(tuple(eqn.attrs.items())))
             same = known.get(key)
             if same is None:
                 known[key] = eqn.out
@@ -46,13 +46,16 @@ def common_subexpressions(graph: Graph) -> Graph:
     return graph.with_eqns(eqns, [renamed.get(x, x) for x in graph.outputs])
 
 
-def _key(x: Any) -> Any:
+def key_of(x: Any) -> Any:
+    """Return what tells an input or an attribute from others, in every call."""
     if isinstance(x, tuple | list):
-        return tuple(map(_key, x))
+        return tuple(map(key_of, x))
     if isinstance(x, Var):
         return id(x)
     if isinstance(x, Scalar):
         return ("scalar", x.text)
+    if isinstance(x, slice):
+        return ("slice", key_of((x.start, x.stop, x.step)))
     return (type(x).__name__, repr(x))
 
 
@@ -67,10 +70,12 @@ def _folded(eqn: Eqn, inputs: tuple[Any, ...], before: list[Eqn]) -> Var | None:
     return None
 
 
-def lower(graph: Graph, device: Device) -> Graph:
-    """Return the graph in the few ops that an emitter knows: each other op by its ``eval``."""
-    recorder = Recorder(device, lowering=_is_kept)
-    for name, rule in _RULES.items():
+def lower(
+    graph: Graph, device: Device, keep: Callable[[str], bool], rules: Mapping[str, Rule]
+) -> Graph:
+    """Return the graph in the ops to ``keep``: each other op by its rule, else its ``eval``."""
+    recorder = Recorder(device, lowering=keep)
+    for name, rule in rules.items():
         recorder.kernels[name] = _bound(rule, recorder.namespace)
         setattr(recorder.namespace, name, recorder.kernels[name])
     values: dict[Var, Traced] = {x: Traced(recorder, x) for x in graph.inputs}
@@ -129,7 +134,7 @@ def _take_along_axis(xp: Any, x: Any, indices: Any, axis: int = -1) -> Any:
     return picked if picked.dtype is kind else xp.convert(picked, kind)
 
 
-_RULES: dict[str, Callable[..., Any]] = {
+_RULES: dict[str, Rule] = {
     "stack": _stack,
     "tril": _triangle(True),
     "triu": _triangle(False),
@@ -177,5 +182,5 @@ def _is_plain(x: Var, maker: dict[Var, Eqn]) -> bool:
 def prepared(graph: Graph, device: Device) -> Graph:
     """Return the graph as the emitters take it."""
     graph = common_subexpressions(dead_code(graph))
-    lowered = common_subexpressions(lower(graph, device))
+    lowered = common_subexpressions(lower(graph, device, _is_kept, _RULES))
     return factors_in_memory(dead_code(lowered))
