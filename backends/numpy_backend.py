@@ -57,39 +57,27 @@ def permute_dims(x: Any, axes: Any) -> Any:
     return x.transpose(axes)
 
 
+BITS = {np.dtype(np.float32): np.dtype(np.int32), np.dtype(np.float64): np.dtype(np.int64)}
+FEW = 1 << 10
+"""Elements for which `numpy.where` is fast enough."""
+
+
 def where(condition: Any, x: Any, y: Any, out: Any = None) -> Any:
     """Return x where the condition holds, else y.
 
-    A zero is put into many floats by a product of their bits with 0 or 1: `numpy.where` waits for
-    each choice that the processor did not foresee, and takes 15 times as long.
+    Floats become 0 by a product of their bits with 0 or 1: `numpy.where` waits at each choice that
+    the processor did not foresee, and takes up to 15 times as long.
     """
-    if _is_zero(y) and _has_bits(condition, x):
-        return _masked(x, condition, out)
-    if _is_zero(x) and _has_bits(condition, y):
-        return _masked(y, np.logical_not(condition), out)
+    if y.__class__ is float and x.__class__ is condition.__class__ is np.ndarray:
+        big = x.dtype in BITS and (out is not None or x.size > FEW)
+        if big and y == 0 and math.copysign(1.0, y) > 0 and condition.dtype == np.bool_:
+            bits = BITS[x.dtype]
+            if out is None:
+                return np.multiply(x.view(bits), condition).view(x.dtype)
+            np.multiply(x.view(bits), condition, out=out.view(bits))
+            return out
     result = np.where(condition, x, y)
     return result if out is None else astype(result, out.dtype, out=out)
-
-
-BITS = {np.dtype(np.float32): np.dtype(np.int32), np.dtype(np.float64): np.dtype(np.int64)}
-MANY = 1 << 10
-"""Elements from which on two more views are made up for."""
-
-
-def _is_zero(x: Any) -> bool:
-    return x.__class__ in (int, float) and x == 0 and math.copysign(1.0, x) > 0
-
-
-def _has_bits(condition: Any, x: Any) -> bool:
-    return x.__class__ is np.ndarray and x.dtype in BITS and x.size >= MANY and (
-        condition.__class__ is np.ndarray and condition.dtype == np.bool_
-    )  # fmt: skip
-
-
-def _masked(x: Any, kept: Any, out: Any) -> Any:
-    bits = BITS[x.dtype]
-    product = np.multiply(x.view(bits), kept, out=None if out is None else out.view(bits))
-    return product.view(x.dtype) if out is None else out
 
 
 def concat(*arrays: Any, axis: int | None = 0, out: Any = None) -> Any:
@@ -191,7 +179,7 @@ def cross_entropy_slope(logits: Any, labels: Any, out: Any = None) -> Any:
         at = _label_places(labels, rows)
         rows.put(at, 0)
         rows.put(at, -_row_sums(rows))
-    return rows.reshape(logits.shape)
+    return rows.reshape(logits.shape) if out is None else out
 
 
 LARGE_BYTES = 1 << 16

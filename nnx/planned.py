@@ -218,6 +218,8 @@ class Text:
     def _is_static_view(self, eqn: Eqn) -> bool:
         if eqn.op.name not in self._backend.views or len(eqn.inputs) != 1:
             return False
+        if not eqn.out.shape:  # what has no axes may come as a number
+            return False
         x = eqn.inputs[0]
         return x in self._static and (eqn.op.name != "reshape" or x in self._in_order)
 
