@@ -408,20 +408,33 @@ class _Entry:
         return found
 
     def run(self, call: _Call, env: dict[str, Any]) -> Any:
-        """Run a call: nothing is assigned unless all of it succeeds."""
-        for generator, names, used in self.draws:
-            seed, stream, block = generator.reserve(used(env))
-            env.update(zip(names, (seed, stream, block), strict=True))
+        """Run a call: nothing is assigned, and no random number used, unless all of it succeeds."""
         inputs = self.inputs(call.tensors)
         program = self.program()
         if self._run is None:
             from nnx.execute import Plain
 
             self._run = (Native if hasattr(program, "setting") else Plain)(self)
-        tensors = self._run(inputs, env)
+        claims = self.claim(env)
+        try:
+            tensors = self._run(inputs, env)
+        except BaseException:
+            for generator, first, n in claims:
+                generator.give_back(first, n)
+            raise
         for obj, name, value in self.setters:
             vars(obj)[name] = value(env)
         return self.results.make(tensors, env)
+
+    def claim(self, env: dict[str, Any]) -> list[tuple[Any, int, int]]:
+        """Claim the random numbers of a call; return generators, first blocks and counts."""
+        claims = []
+        for generator, names, used in self.draws:
+            n = used(env)
+            seed, stream, block = generator.reserve(n)
+            env.update(zip(names, (seed, stream, block), strict=True))
+            claims.append((generator, block, n))
+        return claims
 
     def repeat(self, call: _Call, args: Sequence[Any], env: dict[str, Any]) -> Any:
         """Return what serves the next call if it is like this one; None where there is no such."""

@@ -91,8 +91,12 @@ class _Fresh:
             return self._numbers.take()
         import numpy as np
 
-        array = np.empty(resolve(self.shape, env) if self.varies else self.shape, self.dtype)
+        array = np.empty(self.size(env), self.dtype)
         return array, address(array)
+
+    def size(self, env: dict[str, Any]) -> tuple[int, ...]:
+        """Return its shape in a call."""
+        return resolve(self.shape, env) if self.varies else self.shape
 
 
 class Native:
@@ -237,7 +241,7 @@ class Repeat:
         self._words = memoryview(self.setting.table)
         self._floats = memoryview(self.setting.numbers)
         self._run = self.setting.run
-        self._env = dict(env)
+        self.env = dict(env)
         self._writes, self._changes = writes.n, changes.n
         self._cells, self._globals, self._lists = entry.watch.names()
         self._n = len(args)
@@ -252,9 +256,12 @@ class Repeat:
             else:
                 name = f"a{next(numbers)}"
                 self._arguments.append(_Argument(emitted.scalars[name], name=name))
-        self._scalars = [
-            (name, getter, self._view(name), emitted.scalars[name])
+        self.scalars = [
+            (name, getter, entry.kinds[name], emitted.scalars[name])
             for name, getter in entry.getters
+        ]
+        self._getters = [
+            (name, getter, self._view(name), slot) for name, getter, _, slot in self.scalars
         ]
         read = set(re.findall(r"[A-Za-z_]\w*", " ".join(entry.required)))
         self._holds = entry.holds if read & entry.varying else None
@@ -299,18 +306,23 @@ class Repeat:
         """Run a call; return what the function returns, or MISSED."""
         if len(args) != self._n or not self.unchanged() or not self._takes(args):
             return MISSED
-        env = self._env
-        for name, getter, view, slot in self._scalars:
+        env = self.env
+        for name, getter, view, slot in self._getters:
             env[name] = view[slot] = getter()
         if self._holds is not None and not self._holds(env):
             return MISSED
         entry, words = self.entry, self._words
-        self.draw(env)
+        claims = self.claim(env) if entry.draws else None
+        if claims:
+            for slot, word in zip(self.draw_slots(), self.draw_words(env), strict=True):
+                words[slot] = word
         device, tensors = entry.device, []
         for fresh in self.fresh:
             array, words[self.slots_out[fresh.place]] = fresh.made(env)
             tensors.append(Tensor(array, device))
         if self._run():
+            for generator, first, n in claims or ():
+                generator.give_back(first, n)
             entry.explain(entry.inputs([x for x in args if isinstance(x, Tensor)]), env)
         self.count(1)
         for obj, name, value in entry.setters:
@@ -324,7 +336,7 @@ class Repeat:
             if known.array is None:
                 if type(x) is not (int if self.entry.kinds[known.name] else float):
                     return False
-                self._env[known.name] = self._view(known.name)[known.slot] = x
+                self.env[known.name] = self._view(known.name)[known.slot] = x
                 continue
             if x.__class__ is not Tensor or x.requires_grad or x.device is not device:
                 return False
@@ -342,14 +354,36 @@ class Repeat:
             known.array = array
         return True
 
-    def draw(self, env: dict[str, Any]) -> None:
-        """Claim the random numbers of a call."""
-        for generator, names, used in self.entry.draws:
-            claimed = generator.reserve(used(env))
-            for name, value in zip(names, claimed, strict=True):
-                env[name] = value
-                slot = self.native.program.emitted.scalars[name]
-                self._words[slot] = value if value < 2**63 else value - 2**64
+    def holds(self, env: dict[str, Any]) -> bool:
+        """Return whether what the trace took for granted of its numbers holds for these."""
+        return self._holds is None or bool(self._holds(env))
+
+    def claim(self, env: dict[str, Any]) -> list[tuple[Any, int, int]]:
+        """Claim the random numbers of a call; return generators, first blocks and counts."""
+        return self.entry.claim(env)
+
+    def draw_slots(self) -> list[int]:
+        """Return where the counters of random numbers stand in the table."""
+        places = self.native.program.emitted.scalars
+        return [places[name] for _, names, _ in self.entry.draws for name in names]
+
+    def draw_words(self, env: dict[str, Any]) -> list[int]:
+        """Return the counters as the 64 bits that the table holds."""
+        values = [env[name] for _, names, _ in self.entry.draws for name in names]
+        return [value if value < 2**63 else value - 2**64 for value in values]
+
+    def run_many(self, run: Any, n: int, batch: int, order: Any, columns: Any, results: Any,
+                 scalars: Any, slots: Any) -> tuple[int, int]:  # fmt: skip
+        """Run a loop over steps on this call's table, whose arguments are then as they were."""
+        words = self._words
+        before = [(column.slot, words[column.slot]) for column in columns]
+        found: tuple[int, int] = run(
+            self.native.program.native, self.setting.table, n, batch, order, columns, results,
+            scalars, slots,
+        )  # fmt: skip
+        for slot, word in before:
+            words[slot] = word
+        return found
 
     def count(self, n_steps: int) -> None:
         """Note that what the function assigns was written."""
