@@ -31,6 +31,10 @@ EVALUATION_ROWS = 256
 """The batch size without a tape, where more rows at once cost only memory."""
 
 
+Step = Callable[[Tensor, Tensor, Tensor | None], tuple[float, Tensor, Tensor]]
+"""From a batch to the loss as a number and as a tensor, and the predictions."""
+
+
 class Compiled:
     """What `nnx.fit.compile_model` set: how a model is trained and measured."""
 
@@ -41,6 +45,19 @@ class Compiled:
         self.loss = loss
         self.metrics = metrics
         self.auto = auto
+        self.jitted: JittedStep | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy's network is another one, and so is its step.
+        return {**vars(self), "jitted": None}
+
+    def step(self, model: Module, jit: bool) -> Step | JittedStep:
+        """Return the step of training; the compiled one is kept for the next `fit`."""
+        if not jit:
+            return functools.partial(train_step, model, self.loss, self.optimizer)
+        if self.jitted is None or self.jitted.model is not model:
+            self.jitted = JittedStep(model, self.loss, self.optimizer)
+        return self.jitted
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -91,21 +108,14 @@ def train_step(
     return number, value, prediction
 
 
-Step = Callable[[Tensor, Tensor, Tensor | None], tuple[float, Tensor, Tensor]]
-
-
-def eager_step(model: Module, loss: Loss, optimizer: Optimizer) -> Step:
-    """Return `train_step` of a network as a function of the batch."""
-    return functools.partial(train_step, model, loss, optimizer)
-
-
 class JittedStep:
     """`train_step` of a network, compiled for its device; ``function`` is the compiled part."""
 
     def __init__(self, model: Module, loss: Loss, optimizer: Optimizer) -> None:
-        self._eager = eager_step(model, loss, optimizer)
+        self.model = model
+        self._eager = functools.partial(train_step, model, loss, optimizer)
 
-        def train_step(x: Tensor, y: Tensor, *weight: Tensor) -> tuple[Tensor, Tensor]:
+        def training_step(x: Tensor, y: Tensor, *weight: Tensor) -> tuple[Tensor, Tensor]:
             optimizer.zero_grad()
             prediction = model(x)
             value = loss_of(loss, prediction, y, *(weight or (None,)))
@@ -114,7 +124,7 @@ class JittedStep:
             optimizer.step()
             return value, prediction
 
-        self.function = jit(train_step)
+        self.function = jit(training_step)
 
     def __call__(self, x: Tensor, y: Tensor, weight: Tensor | None) -> tuple[float, Tensor, Tensor]:
         """Do one step; what is refused is done once more in eager mode, which says why."""
@@ -236,9 +246,9 @@ class Loop:
         self._model, self._setup, self._hooks = model, setup, hooks
         self._data, self._validation = data, validation
         self._size, self._last = size, last
-        make = JittedStep if jitted else eager_step
-        self._step: Step | JittedStep = make(model, setup.loss, setup.optimizer)
+        self._step = setup.step(model, jitted)
         self._at_once = 8
+        self._suspect = isinstance(data, ArrayData) and not diagnose.is_finite(data.x)
 
     def run(self, epochs: range, shuffle: bool) -> None:
         """Train.
@@ -296,8 +306,7 @@ class Loop:
     def _blocks(self, epoch: int, order: Any) -> Iterator[Block]:
         """Do the steps of an epoch: one by one, or many at once where nothing comes between."""
         data, size = self._data, self._size
-        suspect = isinstance(data, ArrayData) and not diagnose.is_finite(data.x)
-        jitted = self._step
+        jitted, suspect = self._step, self._suspect
         alone = suspect or self._hooks.every_batch
         if alone or not isinstance(data, ArrayData) or not isinstance(jitted, JittedStep):
             for step, batch in enumerate(data.batches(size, order)):

@@ -1,5 +1,6 @@
 """`fit` compiles its step: it must learn, refuse and stop exactly as it does without."""
 
+import copy
 import signal
 
 import numpy as np
@@ -236,3 +237,14 @@ def test_a_jitted_step_is_one_function_for_all_epochs():
     losses = [step(x, y, None)[0] for _ in range(5)]
     step(nnx.asarray(X[:5], device="numba"), nnx.asarray(Y[:5], device="numba"), None)
     assert step.function._traces == 1 and losses[4] < losses[0]
+
+
+def test_the_compiled_step_is_kept_for_the_next_fit_and_not_by_copies():
+    model, _ = trained(True)
+    step = vars(model)["_compiled"].jitted
+    model.fit(X, Y, batch_size=8)
+    assert vars(model)["_compiled"].jitted is step and step.function._traces == 1
+    twin = copy.deepcopy(model)
+    twin.fit(X, Y, batch_size=8)
+    assert vars(twin)["_compiled"].jitted.model is twin
+    assert not np.array_equal(twin[0].weight.numpy(), model[0].weight.numpy())

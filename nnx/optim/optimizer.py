@@ -232,7 +232,7 @@ class Optimizer:
             raise
         finally:
             recording.on = taped
-            self.xp = nnx
+            vars(self).pop("xp", None)  # a module, which no copy could be made of
         for entry, value, slots in changes:
             entry.param.assign(value)
             for name, array in slots.items():
