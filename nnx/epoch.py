@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -23,31 +25,130 @@ class Steps(NamedTuple):
     rows: list[Any]
 
 
-class _Marks:
-    """What the steps' numbers were before each of them, to go back to."""
+class _Numbers:
+    """The numbers of some steps, one row a step, as the 64 bits that the table holds."""
 
-    def __init__(self, repeat: Repeat) -> None:
-        self._entry = repeat.entry
-        self._before: list[list[Any]] = []
-        self._claims: list[list[tuple[Any, int, int]]] = []
+    def __init__(self, repeat: Repeat, n: int) -> None:
+        import numpy as np
 
-    def note(self) -> None:
-        """Note the numbers before a step."""
-        self._before.append([vars(obj)[name] for obj, name, _ in self._entry.setters])
-
-    def claim(self, claims: list[tuple[Any, int, int]]) -> None:
-        """Note the random numbers of a step."""
-        self._claims.append(claims)
+        self._entry, self._repeat = repeat.entry, repeat
+        self.slots = [slot for *_, slot in repeat.scalars] + repeat.draw_slots()
+        self.words: Any = np.zeros((n, len(self.slots)), np.int64)
+        self.error: Exception | None = None
 
     def go_back(self, step: int) -> None:
-        """Set the numbers as they were before a step."""
-        if step >= len(self._before):
-            return
-        for (obj, name, _), value in zip(self._entry.setters, self._before[step], strict=True):
-            vars(obj)[name] = value
+        """Set what the steps count as it was before a step; the steps after it are not done."""
+        raise NotImplementedError
+
+
+class _Regular(_Numbers):
+    """Numbers that stay, or grow by the same whole number each step: worked out all at once."""
+
+    def __init__(self, repeat: Repeat, n: int, growth: dict[str, int]) -> None:
+        import numpy as np
+
+        super().__init__(repeat, n)
+        counted = np.arange(n)
+        self._starts: list[tuple[Any, str, int, int]] = []
+        for k, (name, getter, is_whole, _) in enumerate(repeat.scalars):
+            value = getter()
+            repeat.env[name] = value
+            if not is_whole:
+                self.words.view(np.float64)[:, k] = value
+                continue
+            self.words[:, k] = value + growth[name] * counted
+            if growth[name]:
+                assert isinstance(getter, functools.partial)
+                self._starts.append((*getter.args, value, growth[name]))
+        self._claims: list[tuple[Any, int, int]] = []
+        k = len(repeat.scalars)
+        for generator, _, used in repeat.entry.draws:
+            a_step = used(repeat.env)
+            words = generator.reserve(n * a_step)
+            for value, grows in zip(words, (0, 0, a_step), strict=True):
+                start = value if value < 2**63 else value - 2**64
+                self.words[:, k] = start + grows * counted
+                k += 1
+            self._claims.append((generator, words[2], a_step))
+        self._n = n
+
+    def go_back(self, step: int) -> None:
+        for obj, attribute, start, grows in self._starts:
+            vars(obj)[attribute] = start + step * grows
+        for generator, first, a_step in self._claims:
+            generator.give_back(first + step * a_step, (self._n - step) * a_step)
+
+
+class _Any(_Numbers):
+    """Numbers that Python works out step by step, such as the rates of a schedule.
+
+    There are fewer rows than steps where a number makes the trace not hold, or is an ``error``.
+    """
+
+    def __init__(self, repeat: Repeat, n: int) -> None:
+        import numpy as np
+
+        super().__init__(repeat, n)
+        entry, env = repeat.entry, repeat.env
+        self._before: list[list[Any]] = []
+        self._claims: list[list[tuple[Any, int, int]]] = []
+        whole: Any = memoryview(self.words)
+        real: Any = memoryview(self.words.view(np.float64))
+        columns = [
+            (name, getter, whole if is_whole else real, k)
+            for k, (name, getter, is_whole, _) in enumerate(repeat.scalars)
+        ]
+        done = 0
+        try:
+            for done in range(n):
+                for name, getter, view, k in columns:
+                    env[name] = view[done, k] = getter()
+                if not repeat.holds(env):
+                    break
+                self._claims.append(entry.claim(env))
+                self.words[done, len(columns) :] = repeat.draw_words(env)
+                self._before.append([vars(obj)[name] for obj, name, _ in entry.setters])
+                for obj, name, value in entry.setters:
+                    vars(obj)[name] = value(env)
+            else:
+                done = n
+        except Exception as error:
+            self.error = error
+        self.words = self.words[:done]
+
+    def go_back(self, step: int) -> None:
+        if step < len(self._before):
+            for (obj, name, _), value in zip(self._entry.setters, self._before[step], strict=True):
+                vars(obj)[name] = value
         for claims in reversed(self._claims[step:]):
             for generator, first, n in claims:
                 generator.give_back(first, n)
+
+
+def _growth(repeat: Repeat) -> dict[str, int] | None:
+    """Return by how much each number grows a step; None where that is not known beforehand."""
+    entry = repeat.entry
+    if not repeat.holds_always:
+        return None
+    grows: dict[str, int] = {}
+    attributes: dict[tuple[int, str], str] = {}
+    for name, getter in entry.getters:
+        if isinstance(getter, functools.partial):  # of getattr
+            obj, attribute = getter.args
+            attributes[id(obj), attribute] = name
+        elif not getattr(getter, "steady", False):
+            return None
+        grows[name] = 0
+    for (obj, attribute, _), text in zip(entry.setters, entry.setter_texts, strict=True):
+        if (id(obj), attribute) not in attributes:
+            return None
+        name = attributes[id(obj), attribute]
+        added = re.fullmatch(rf"\(?{name} \+ (\d+)\)?", text)
+        if added and entry.kinds[name]:
+            grows[name] = int(added[1])
+        elif text != name and not (text in grows and text not in attributes.values()):
+            return None
+    return grows
 
 
 class Epoch:
@@ -70,61 +171,21 @@ class Epoch:
         repeat = self._repeat
         if not repeat.unchanged():
             return None
-        marks = _Marks(repeat)
-        scalars, slots, error = self._numbers(n, marks)
-        if not len(scalars):
-            if error is not None:
-                raise error
-            return None
-        steps = self._steps(first, order, kept, scalars, slots)
+        growth = _growth(repeat)
+        numbers = _Any(repeat, n) if growth is None else _Regular(repeat, n, growth)
+        steps = self._steps(first, order, kept, numbers)
         repeat.count(steps.done)
-        marks.go_back(steps.done)
-        if error is not None and not steps.refused:
-            raise error
+        numbers.go_back(steps.done)
+        if numbers.error is not None and not steps.refused:
+            raise numbers.error
         return steps
 
-    def _numbers(self, n: int, marks: _Marks) -> tuple[Any, list[int], Exception | None]:
-        """Return the numbers of each step, one row a step, and their places in the table.
-
-        There are fewer than n rows where a number makes the trace not hold, or is an error.
-        """
-        import numpy as np
-
-        repeat = self._repeat
-        env, setters = repeat.env, repeat.entry.setters
-        slots = [slot for *_, slot in repeat.scalars] + repeat.draw_slots()
-        words = np.zeros((n, len(slots)), np.int64)
-        whole: Any = memoryview(words)  # type: ignore[arg-type]
-        real: Any = memoryview(words.view(np.float64))  # type: ignore[arg-type]
-        columns = [
-            (name, getter, whole if is_whole else real, k)
-            for k, (name, getter, is_whole, _) in enumerate(repeat.scalars)
-        ]
-        for s in range(n):
-            try:
-                for name, getter, view, k in columns:
-                    env[name] = view[s, k] = getter()
-                if not repeat.holds(env):
-                    return words[:s], slots, None
-                marks.note()
-                claims = repeat.claim(env)
-            except Exception as error:
-                return words[:s], slots, error
-            if claims:
-                marks.claim(claims)
-                words[s, len(columns) :] = repeat.draw_words(env)
-            for obj, name, value in setters:
-                vars(obj)[name] = value(env)
-        return words, slots, None
-
-    def _steps(
-        self, first: int, order: Any, kept: Sequence[int], scalars: Any, slots: list[int]
-    ) -> Steps:
+    def _steps(self, first: int, order: Any, kept: Sequence[int], numbers: _Numbers) -> Steps:
         import numpy as np
 
         from nnx.kernels.epoch import Column, Result, run
 
-        repeat, batch, n = self._repeat, self._batch, len(scalars)
+        repeat, batch, n = self._repeat, self._batch, len(numbers.words)
         start, stop = first * batch, (first + n) * batch
         columns, rows = [], []
         for i, array in enumerate(self._columns):
@@ -149,7 +210,7 @@ class Epoch:
         if order is not None:
             places = np.ascontiguousarray(order[start:stop], np.int64)
         done, status = repeat.run_many(
-            run, n, batch, places, columns, results, np.ascontiguousarray(scalars), slots
+            run, n, batch, places, columns, results, numbers.words, numbers.slots
         )
         return Steps(
             done, bool(status), [a[:done] for a in arrays],

@@ -314,6 +314,7 @@ class _Entry:
         typecheck(self.graph)
         self.getters = list(trace.getters.items())
         self.setters = [(obj, name, evaluator(text_of(s))) for obj, name, s in trace.setters]
+        self.setter_texts = [text_of(s) for _, _, s in trace.setters]
         self.draws = [
             (d.generator, d.names, evaluator(text_of(d.used))) for d in trace.draws.values()
         ]

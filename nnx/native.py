@@ -354,6 +354,11 @@ class Repeat:
             known.array = array
         return True
 
+    @property
+    def holds_always(self) -> bool:
+        """Whether nothing was taken for granted of the numbers that change."""
+        return self._holds is None
+
     def holds(self, env: dict[str, Any]) -> bool:
         """Return whether what the trace took for granted of its numbers holds for these."""
         return self._holds is None or bool(self._holds(env))
