@@ -466,7 +466,7 @@ def test_array_without_arithmetic_does_raise():
 # What imports what
 
 LAYERS = (
-    {"errors"}, {"scalar"}, {"dtypes"}, {"shapes"}, {"op"}, {"ops"}, {"device", "host", "philox"},
+    {"errors"}, {"scalar", "threads"}, {"dtypes"}, {"shapes"}, {"op"}, {"ops"}, {"device", "host", "philox"},
     {"tensor"}, {"creation", "tree", "random"}, {"standard", "tape"}, {"autodiff"}, {"graph"},
     {"trace"}, {"passes"}, {"native"}, {"execute"}, {"jit"}, {""}, {"nn", "optim"}, {"fit"},
     {"cli"},
