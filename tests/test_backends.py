@@ -466,8 +466,8 @@ def test_array_without_arithmetic_does_raise():
 # What imports what
 
 LAYERS = (
-    {"errors"}, {"scalar", "threads"}, {"dtypes"}, {"shapes"}, {"op"}, {"ops"}, {"device", "host", "philox"},
-    {"tensor"}, {"creation", "tree", "random"}, {"standard", "tape"}, {"autodiff"}, {"graph"},
+    {"errors"}, {"scalar", "threads"}, {"dtypes"}, {"shapes"}, {"op"}, {"ops"},
+    {"device", "host", "philox"}, {"tensor"}, {"creation", "tree", "random"}, {"standard", "tape"}, {"autodiff"}, {"graph"},
     {"trace"}, {"passes"}, {"native"}, {"execute"}, {"jit"}, {""}, {"nn", "optim"}, {"fit"},
     {"cli"},
 )  # fmt: skip
