@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from nnx.native import MISSED
 from nnx.tensor import Tensor
 
 if TYPE_CHECKING:
-    from nnx.jit import _Entry
+    from nnx.jit import _Call, _Entry
 
 
 def assign(entry: _Entry, inputs: Sequence[Any], arrays: Sequence[Any]) -> None:
@@ -40,3 +41,57 @@ class Plain:
         outputs = self._program(arrays, env)
         assign(entry, inputs, outputs)
         return [Tensor(array, entry.device) for array in outputs[: entry.n_results]]
+
+    def repeat(self, call: _Call, args: Sequence[Any], env: dict[str, Any]) -> Again | None:
+        """Return what serves further calls like this one; None if it was not given plain values."""
+        simple = call.tensors and all(type(x) in (Tensor, int, float) for x in args)
+        if not simple or len(args) != len(call.tensors) + len(call.numbers):
+            return None
+        return Again(self._entry, call, args, env)
+
+
+class Again:
+    """Further calls with arguments of the types and sizes of one that was run.
+
+    Called with the arguments it returns the results, or `MISSED` where something else is different;
+    nothing has then happened, and the call goes the long way.
+    """
+
+    def __init__(
+        self, entry: _Entry, call: _Call, args: Sequence[Any], env: dict[str, Any]
+    ) -> None:
+        self._entry, self._call, self._env = entry, call, dict(env)
+        self._known = [
+            (x.array.shape, x.array.dtype) if isinstance(x, Tensor) else type(x) for x in args
+        ]
+        call.tensors, call.statics = [], []
+
+    def __call__(self, args: tuple[Any, ...]) -> Any:
+        """Run a call; return what the function returns, or MISSED."""
+        entry, call, env = self._entry, self._call, self._env
+        if len(args) != len(self._known):
+            return MISSED
+        tensors, n_numbers = [], 0
+        for x, known in zip(args, self._known):  # noqa: B905 (as many: see above)
+            if x.__class__ is Tensor:
+                if x.requires_grad or x.device is not entry.device:
+                    return MISSED
+                if (x.array.shape, x.array.dtype) != known:
+                    return MISSED
+                tensors.append(x)
+            elif x.__class__ is known:
+                env[f"a{n_numbers}"] = x
+                n_numbers += 1
+            else:
+                return MISSED
+        for name, getter in entry.getters:
+            env[name] = getter()
+        for generator, names, _ in entry.draws:
+            env.update(zip(names, generator.state_dict().values(), strict=True))
+        if entry.broken(env) is not None:
+            return MISSED
+        call.tensors = tensors
+        try:
+            return entry.run(call, env)
+        finally:
+            call.tensors = []

@@ -14,7 +14,18 @@ from typing import Any
 from nnx import dtypes, shapes
 from nnx.device import Device
 from nnx.errors import TraceError
-from nnx.graph import EFFECTS, Eqn, Graph, Var, interpret, kernel_of, line, names_of, same_shape
+from nnx.graph import (
+    EFFECTS,
+    CheckError,
+    Eqn,
+    Graph,
+    Var,
+    interpret,
+    kernel_of,
+    line,
+    names_of,
+    same_shape,
+)
 from nnx.memory import Span, placed
 from nnx.op import OPS
 from nnx.passes import KEPT, common_subexpressions, dead_code, key_of, lower
@@ -71,7 +82,7 @@ class Planned:
                 step = self._bound(key, env)
             try:
                 return step(arrays, env)
-            except TraceError:  # of a check, which knows less than eager mode
+            except CheckError:  # which knows less than eager mode
                 pass
         interpret(self._traced, self._device, arrays, env)
         raise TraceError("A check of the compiled function failed that eager mode does not make.")

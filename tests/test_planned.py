@@ -304,6 +304,40 @@ def test_results_that_are_inputs_views_or_constants_can_be_written_by_their_owne
     same(second[3], np.exp(x).T)
 
 
+def test_a_repeated_call_notices_what_has_changed():
+    model, shift, traces = network(), 0.1, []
+
+    @nnx.jit
+    def f(x, scale):
+        traces.append(x.shape)
+        return model(x) * scale + shift
+
+    def check(x, scale):
+        state = nnx.random.default_generator().state_dict()
+        got = f(x, scale).numpy()
+        nnx.random.default_generator().load_state_dict(state)
+        same(got, (model(x) * scale + shift).numpy())
+
+    x, _ = batch(12)
+    for scale in (2.0, 2.0, 3.0, 4, 4):
+        check(x, scale)
+    assert len(traces) == 2
+    shift = 0.5
+    check(x, 4)
+    check(batch(12, seed=3)[0], 4)
+    check(batch(5)[0], 4)
+    check(nnx.asarray(x.numpy().astype("f8"), device=NUMPY), 4)
+    model.eval()
+    check(x, 4)
+    check(x, 4)
+    model[-1].bias.assign(model[-1].bias.array + 1.0)
+    check(x, 4)
+    with pytest.raises(nnx.GradientError):
+        f(nnx.tanh(nnx.Parameter(x)), 4)
+    with pytest.raises((nnx.DeviceError, nnx.TraceError)):
+        f(x.to("loops"), 4)
+
+
 def test_many_steps_do_not_grow_memory():
     import resource
 
