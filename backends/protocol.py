@@ -50,7 +50,7 @@ class Backend:
     """Ops whose kernels need no `scope`: they only move elements, or never warn."""
 
     compile: Callable[..., Any] | None = None
-    """``compile(graph, updates, kinds) -> program``; without it a graph is interpreted op by op.
+    """``compile(graph, updates, kinds) -> program``; without it a graph runs call by call.
 
     ``graph`` is lowered (`nnx.passes.prepared`); ``updates`` maps outputs to the inputs that they
     replace; ``kinds`` says of each scalar whether it is a whole number. The program is called as
@@ -60,11 +60,12 @@ class Backend:
     into: Mapping[str, Callable[..., Any]] = {}
     """Kernels that write, by op name: ``kernel(*arrays, out=array, **attrs)``.
 
-    With them a graph that is interpreted runs in buffers planned ahead; an op that is not here
-    makes a new array. ``out`` has the shape and type of the result, and its elements lie in order
-    (C). For an elementwise op it may be one of the arrays; else it shares no memory with them.
-    Each gives what the op gives without it, to the bit. A library whose arrays cannot be written,
-    or whose slices are copies, has none.
+    With them a graph that is not compiled runs in buffers planned ahead; an op that is not here
+    makes a new array. Each returns ``out``, which has the shape and type of the result, its
+    elements in order (C). For an elementwise op it may be one of the arrays; else it shares no
+    memory with them. The values are those of the op without ``out``, to the bit; ``dtype`` among
+    the attributes may be nnx's. A library whose arrays cannot be written, or whose slices are
+    copies, has none.
     """
 
     views: frozenset[str] = frozenset()

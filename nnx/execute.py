@@ -86,8 +86,6 @@ class Again:
                 return MISSED
         for name, getter in entry.getters:
             env[name] = getter()
-        for generator, names, _ in entry.draws:
-            env.update(zip(names, generator.state_dict().values(), strict=True))
         if entry.broken(env) is not None:
             return MISSED
         call.tensors = tensors

@@ -257,7 +257,7 @@ class Lowered:
 
     @property
     def source(self) -> str:
-        """The generated code; on a device that compiles nothing, the graph that is interpreted."""
+        """The generated code; on a device that compiles nothing, its calls written out."""
         return getattr(self._entry.program(), "source", None) or pretty(self.graph)
 
     def stats(self) -> dict[str, int]:

@@ -165,6 +165,21 @@ def test_training_equals_eager_to_the_bit_and_what_it_gave_stays(name, width):
             same(a, b)
 
 
+@pytest.mark.parametrize("device", ["loops", "array_api:array_api_strict", "array_api:numpy"])
+def test_without_kernels_that_write_training_equals_eager(device):
+    runs = []
+    for compiled in (False, True):
+        model = network().to(device)
+        step = stepper(model, optim.Adam(model.parameters(), lr=0.01))
+        step = nnx.jit(step) if compiled else step
+        for i in range(4):
+            x, y = batch(5 - i // 2, seed=i)
+            step(x.to(device), y.to(device))
+        runs.append([*model.state_dict().values(), *(p.grad.numpy() for p in model.parameters())])
+    for eager, jitted in zip(*runs, strict=True):
+        same(jitted, eager)
+
+
 def test_a_large_result_is_given_again_only_when_nobody_holds_it():
     x = floats(300, 300)
     _, run = planned(lambda x: nnx.tanh(x) + 1.0, [x])
