@@ -8,6 +8,7 @@ replaces. It returns 0, or the number of the check that failed before anything w
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -228,7 +229,7 @@ class _Emitter:
                 self._scalar(name, text)
             name = f"k{len(self.numbers)}"
             self.numbers[key] = name
-            self.head.append(f"    {name} = {key}")
+            self.head.append(f"    {name} = {_with_calls_of_pow(key)}")
         return self.numbers[key]
 
     def _scalar(self, name: str, text: str) -> None:
@@ -996,6 +997,27 @@ class _Emitter:
         scope.put(f"{self.pointer[eqn.out]}[{place}] = {total}")
         self._close(scope, outer)
         self.top.lines += outer.lines
+
+
+class _Powers(ast.NodeTransformer):
+    """Writes powers of floats as calls of the runtime: Numba's own is a function of its library."""
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        below = list(ast.walk(node.left))
+        is_float = any(
+            isinstance(n, ast.Div) or (isinstance(n, ast.Constant) and isinstance(n.value, float))
+            for n in below
+        )
+        if isinstance(node.op, ast.Pow) and is_float:
+            return ast.Call(ast.Name("pow"), [node.left, node.right], [])
+        return node
+
+
+def _with_calls_of_pow(text: str) -> str:
+    if "**" not in text:
+        return text
+    return ast.unparse(_Powers().visit(ast.parse(text, mode="eval")))
 
 
 def _same(x: Sequence[Any], y: Sequence[Any]) -> bool:

@@ -525,3 +525,42 @@ x[1] = top
     text = optimised(body)
     assert re.search(r"fadd reassoc <\d+ x float>", text)
     assert re.search(r"llvm\.maximum\.v\d+f32", text)
+
+
+# What LLVM makes of loops
+
+
+def optimized(body, monkeypatch):
+    """Return the text of LLVM's that these lines become."""
+    seen = []
+    plain = native._optimized
+
+    def noted(module):
+        code = plain(module)
+        seen.append(str(module))
+        return code
+
+    monkeypatch.setattr(native, "_optimized", noted)
+    made(body)
+    return seen[0]
+
+
+def test_short_rows_are_computed_in_vectors(monkeypatch):
+    text = optimized(
+        """
+n = table[0]
+x, y = f32_at(table[1]), f32_at(table[2])
+for i in range(n):
+    for j in range(16):
+        y[i * 16 + j] = maximum(x[i * 16 + j], f32(0.0))
+""",
+        monkeypatch,
+    )
+    assert " x float>" in text
+
+
+def test_function_that_numba_alone_can_link_is_linked():
+    run = runner("f64_at(table[1])[0] = f64_at(table[0])[0] ** table[2]", COMPILED)
+    x, out = np.array([3.0]), np.zeros(1)
+    run(x, out, 4)
+    assert out[0] == 81.0
