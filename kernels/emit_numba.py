@@ -404,7 +404,8 @@ class _Emitter:
             elif isinstance(item, slice):
                 i = next(places)
                 if item != slice(None):
-                    start, _, step = item.indices(n)
+                    start, _, step = shapes.span(item, n)
+                    start = self.size(start)
                     i = f"({start} + {i} * {step})" if step != 1 else f"({start} + {i})"
                 result.append(i)
             else:
@@ -420,13 +421,17 @@ class _Emitter:
             if shapes.is_one(n):
                 names.append("0")
                 continue
-            name = f"i{self.n_loops}"
-            self.n_loops += 1
+            name = self._loop_name()
             header = f"for {name} in range({self.size(n)}):"
             self.deps[name] = frozenset({name})
             scope = Scope(scope, scope.loops | {name}, scope.depth + 1, header)
             names.append(name)
         return names, scope
+
+    def _loop_name(self) -> str:
+        """Return a new variable's name, but for i8 to i64, which are types."""
+        self.n_loops += 1 + (self.n_loops in (8, 16, 32, 64))
+        return f"i{self.n_loops - 1}"
 
     def _close(self, inner: Scope, outer: Scope) -> None:
         """Put the lines of nested blocks into the block around them."""
@@ -755,8 +760,7 @@ class _Emitter:
         if initial:
             at = (*names[:axis], "0", *names[axis:])
             self._store(out, at, total, scope)
-        name = f"i{self.n_loops}"
-        self.n_loops += 1
+        name = self._loop_name()
         self.deps[name] = frozenset({name})
         header = f"for {name} in range({self.size(x.shape[axis])}):"
         inner = Scope(scope, scope.loops | {name}, scope.depth + 1, header)
@@ -825,6 +829,7 @@ class _Emitter:
         full = eqn.attrs["shape"] if adds else x.shape
         key = _expanded(eqn.attrs["key"], full)
         outer = Scope(self.top, frozenset(), 1)
+        outer.fixed = True  # an index is tested here before anything is read with it
         if adds:
             n = self.size(shapes.size(eqn.out.shape))
             self.top.put(f"for c in range({n}):")
@@ -840,8 +845,9 @@ class _Emitter:
                 next(plain)
             elif isinstance(item, slice):
                 i = next(plain)
-                start, _, step = (0, 0, 1) if item == slice(None) else item.indices(n)
-                place.append(i if (start, step) == (0, 1) else f"({start} + {i} * {step})")
+                start, _, step = (0, 0, 1) if item == slice(None) else shapes.span(item, n)
+                same = shapes.is_zero(start) and step == 1
+                place.append(i if same else f"({self.size(start)} + {i} * {step})")
             elif isinstance(item, str):
                 array = indices[int(item[1:])]
                 at = shared[len(shared) - len(array.shape) :]
