@@ -284,10 +284,11 @@ def binary(p):
     return name, f, places, exact
 
 
-@move(3)
+@move(4)
 def exact_binary(p):
-    i = p.pick(lambda v: v.exact)
-    j = _partner(p, i, lambda v: v.exact)
+    kind = p.of("f", "i", "ifb")
+    i = p.pick(lambda v: v.exact and v.kind in kind)
+    j = _partner(p, i, lambda v: v.exact and v.kind in kind)
     if j is None:
         return None
     kinds = p.values[i].kind + p.values[j].kind
@@ -298,7 +299,8 @@ def exact_binary(p):
     if "f" not in kinds:
         names += ["bitwise_and", "bitwise_or", "bitwise_xor"] * 2
     if kinds == "ii":
-        names += ["add", "multiply", "subtract", "maximum", "rest", "quotient", "left", "right"]
+        names = ["add", "multiply", "subtract", "maximum", "rest", "quotient"]
+        names += ["left", "right", "bitwise_and", "less"]
     if kinds == "bb":
         names = ["equal", "logical_and", "logical_or", "bitwise_xor", "maximum", "add", "multiply"]
     name = p.of(*names)
@@ -360,8 +362,6 @@ def reduction(p):
         return name, lambda x: nnx.prod(nnx.tanh(x) + 1.1, **settings), [i], False
     if name in ("var", "std"):
         settings["correction"] = p.of(0.0, 0.0, 1.0)
-    if name == "std":  # its slope is without bound where all are equal
-        return name, lambda x: nnx.sqrt(nnx.var(x, **settings) + 0.1), [i], False
     f = getattr(nnx, name)
     exact = name in ("max", "min", "any", "all") or (name == "sum" and v.kind in "ib")
     return name, lambda x: f(x, **settings), [i], exact
@@ -534,10 +534,17 @@ def gathered_along(p):
         return None
     v = p.values[i]
     n = v.shape[-1]
-    j = p.pick(lambda u: u.kind == "i" and u.exact and u.ndim == v.ndim and u.shape[:-1] == v.shape[:-1])
+    j = p.pick(
+        lambda u: u.kind == "i" and u.exact and u.ndim == v.ndim and u.shape[:-1] == v.shape[:-1]
+    )
     if j is None or is_batch(n) or n < 1:
         return None
-    return "take_along_axis", lambda x, k: nnx.take_along_axis(x, nnx.abs(k) % n, axis=-1), [i, j], True
+    return (
+        "take_along_axis",
+        lambda x, k: nnx.take_along_axis(x, nnx.abs(k) % n, axis=-1),
+        [i, j],
+        True,
+    )
 
 
 @move(1)
@@ -610,7 +617,7 @@ def product(p):
         if p.values[j].ndim != 2:
             return None
         b = p.pick(lambda u: u.is_float and u.shape == p.values[j].shape[1:])
-        return None if b is None else ("linear", nnx.linear, [i, j, b], False)
+        return name, nnx.linear, [i, j] if b is None else [i, j, b], False
     return "matmul", nnx.matmul, [i, j], False
 
 

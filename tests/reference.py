@@ -67,7 +67,9 @@ def evaluate(graph, arrays, env, rng=None):
             if eqn.out.dtype.is_floating:
                 out = np.asarray(out, WIDE)
                 if rng is not None and eqn.op.name not in CHOOSES:
-                    limit = _error(eqn, given, attrs, out)
+                    # Below the normal numbers, places lie no closer than the least.
+                    least = WIDE(np.finfo(eqn.out.dtype.name).smallest_subnormal)
+                    limit = _error(eqn, given, attrs, out) + (out != 0) * least
                     out = out + limit * rng.uniform(-1, 1, out.shape)
                 out = _in_range(out, eqn.out.dtype)
             else:
@@ -143,7 +145,8 @@ def _error(eqn, given, attrs, out):
 def _in_range(x, dtype):
     """Return infinity and 0 for what a type cannot hold."""
     info = np.finfo(dtype.name)
-    x = np.where(abs(x) > WIDE(info.max) * (1 + WIDE(info.eps) / 4), np.copysign(WIDE(np.inf), x), x)
+    largest = WIDE(info.max) * (1 + WIDE(info.eps) / 4)
+    x = np.where(abs(x) > largest, np.copysign(WIDE(np.inf), x), x)
     return np.where(abs(x) < WIDE(info.smallest_subnormal) / 2, np.copysign(WIDE(0), x), x)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nnx.graph import Graph, typecheck
+from nnx.graph import typecheck
 from nnx.kernels.program import Program, Setting
 from nnx.passes import prepared
 from nnx.scalar import resolve
@@ -73,11 +73,3 @@ def run(program, way, arrays, env):
     assert runner(program, arrays, outputs, env) == 0
     assert [a.tobytes() for a in arrays] == before, "an input was written"
     return outputs
-
-
-def packed(graphs):
-    """Return one graph that works out several, which share nothing but their scalars."""
-    scalars = sorted({name for g in graphs for name in g.scalars})
-    parts = [[x for g in graphs for x in getattr(g, kind)] for kind in ("inputs", "eqns", "outputs")]
-    inputs, eqns, outputs = parts
-    return Graph(inputs, scalars, eqns, outputs)
