@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from nnx import shapes
+from nnx import dtypes, shapes
 from nnx.errors import TraceError
 from nnx.graph import CHECK, DRAW, FULL, IOTA, Eqn, Graph, Var, line, names_of
+from nnx.kernels.draws import KINDS as DRAWS
+from nnx.kernels.draws import drawn, order
 from nnx.kernels.expressions import cast_of, constant, written
 from nnx.kernels.groups import Group, Plan, is_view
 from nnx.scalar import Scalar, text_of
@@ -882,36 +884,27 @@ class _Emitter:
 
     def _draw(self, eqn: Eqn) -> None:
         attrs, out = eqn.attrs, eqn.out
-        kind, settings = attrs["kind"], attrs["settings"]
-        if kind not in ("bernoulli", "uniform"):
+        kind = attrs["kind"]
+        if kind not in DRAWS:
             _unknown(eqn)
         seed, stream, block = (self.number(attrs[k].text) for k in ("seed", "stream", "block"))
-        n = self.size(shapes.size(out.shape))
-        p, name = self.pointer[out], out.dtype.name
-        if kind == "bernoulli":
-            import math
+        n, place = self.size(shapes.size(out.shape)), self.pointer[out]
+        sorts = kind == "permutation"
+        keys = self._scratch(out.shape, dtypes.uint64) if sorts else place
+        lines = drawn(kind, attrs["settings"], out.dtype, keys, n, (seed, stream, block))
+        if sorts:
+            lines += order(place, keys, self._scratch(out.shape, dtypes.int64), n)
+        for text in lines:
+            self.top.put(text)
 
-            made = f"bernoulli_word(WORD, {math.floor(settings[0] * 2**32 + 0.5)})"
-        else:
-            low, high = (float(s) for s in settings)
-            cast = cast_of(out.dtype)
-            made = "uniform_f32(WORD)" if name == "float32" else "uniform_f64(WORD)"
-            if name == "float64":
-                _unknown(eqn)
-            if (low, high) != (0.0, 1.0):
-                import numpy as np
-
-                span = np.float32(high) - np.float32(low)
-                last = np.nextafter(np.float32(high), np.float32(low))
-                made = (
-                    f"minimum({made} * {cast}({float(span)!r}) + {cast}({low!r}), "
-                    f"{cast}({float(last)!r}))"
-                )
-        self.top.put(f"for q in range(({n} + 3) // 4):")
-        self.top.put(f"    r0, r1, r2, r3 = random_block({seed}, {stream}, {block} + q)")
-        for i in range(4):
-            self.top.put(f"    if 4 * q + {i} < {n}:")
-            self.top.put(f"        {p}[4 * q + {i}] = {made.replace('WORD', f'r{i}')}")
+    def _scratch(self, shape: Any, dtype: Any) -> str:
+        """Return the name of work memory that only this step uses."""
+        x = Var(shape, dtype)
+        buffer = self.buffer[x] = Buffer(x, self.out.size, self.step)
+        self.out.size += 1
+        self.out.buffers.append(buffer)
+        self._declare(x, f"w{len(self.out.buffers) - 1}", buffer.slot)
+        return self.pointer[x]
 
     # Products
 

@@ -26,12 +26,19 @@ class Form:
             result = function(*twins)
         results = [result] if isinstance(result, Tensor) else list(result)
         self.facts = trace.facts
+        self.draws = trace.draws
         self.graph = trace.graph([r.array.var for r in results])
-        self.graph.scalars = [] if batch is None else ["B"]
+        drawn = [name for d in trace.draws.values() for name in d.names]
+        self.graph.scalars = drawn if batch is None else ["B", *drawn]
         self.literals = [trace.literals[i] for i in sorted(trace.literals)]
         typecheck(self.graph)
         self.lowered = prepared(self.graph, device)
         typecheck(self.lowered)
+
+    def env(self, batch, generator):
+        """Return the scalars of a call that draws from a generator."""
+        (draw,) = self.draws.values()
+        return {"B": batch, **dict(zip(draw.names, generator.state_dict().values(), strict=True))}
 
     def serves(self, batch):
         """Return whether this trace is right for another batch size."""
