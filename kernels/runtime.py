@@ -7,6 +7,7 @@ Nothing here warns or raises for a value: as in compiled code, NaN and infinity 
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -167,6 +168,17 @@ def f64_gemm(
 
 def blas_threads(n: int) -> None:
     """Let the matrix products that follow use n threads; NumPy's own do not follow this."""
+
+
+def copy_bytes(target: int, source: int, n: int) -> None:
+    """Copy n bytes from one address to another; the two do not overlap."""
+    ctypes.memmove(int(target), int(source), int(n))
+
+
+def call_at(function: int, table: int) -> int:
+    """Return what the compiled step at an address returns for the table at another."""
+    kind = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
+    return kind(int(function))(int(table))  # type: ignore[no-any-return]
 
 
 @functools.lru_cache(maxsize=256)

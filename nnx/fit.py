@@ -230,6 +230,7 @@ def fit(
     class_weight: ClassWeight | None = None,
     sample_weight: Any = None,
     resume: Any = None,
+    jit: bool = True,
 ) -> History:
     """Train a compiled model; return its History, which is ``model.history`` too.
 
@@ -239,6 +240,8 @@ def fit(
     from nnx.random: one seed gives the same on every device. Training runs over the epochs
     ``initial_epoch`` to ``epochs`` - 1. ``resume`` is a file of `nnx.callbacks.Checkpoint`: goes on
     from it exactly.
+    ``jit`` compiles the training step for the model's device, see `nnx.jit`. Without it each op
+    runs by itself: slower, and ``forward`` may print, and branch on values.
     ``sample_weight`` and ``class_weight`` multiply the loss of each row; the mean is over all rows.
     On Ctrl-C the running step ends, what was learned is kept, and the KeyboardInterrupt that is
     raised, a `TrainingInterrupted`, says how to go on; a second Ctrl-C stops at once.
@@ -277,7 +280,7 @@ def fit(
     if resume is not None:
         first = _resumed(resume, model, history)
     vars(model)["history"] = history
-    loop = Loop(model, setup, hooks, data, validation, size, last)
+    loop = Loop(model, setup, hooks, data, validation, size, last, bool(jit))
     try:
         loop.run(range(first, last), shuffle=bool(shuffle))
     except KeyboardInterrupt:

@@ -468,7 +468,8 @@ def test_array_without_arithmetic_does_raise():
 LAYERS = (
     {"errors"}, {"scalar"}, {"dtypes"}, {"shapes"}, {"op"}, {"ops"}, {"device", "host", "philox"},
     {"tensor"}, {"creation", "tree", "random"}, {"standard", "tape"}, {"autodiff"}, {"graph"},
-    {"trace"}, {"passes"}, {"execute"}, {"jit"}, {""}, {"nn", "optim"}, {"fit"}, {"cli"},
+    {"trace"}, {"passes"}, {"native"}, {"execute"}, {"jit"}, {""}, {"nn", "optim"}, {"fit"},
+    {"cli"},
 )  # fmt: skip
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 FIT = RANK["fit"]  # a module that is not named above may use all that fit may
