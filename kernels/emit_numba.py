@@ -16,7 +16,7 @@ from nnx.errors import TraceError
 from nnx.graph import CHECK, DRAW, FULL, IOTA, Eqn, Graph, Var, line, names_of
 from nnx.kernels.draws import KINDS as DRAWS
 from nnx.kernels.draws import drawn, order
-from nnx.kernels.expressions import cast_of, constant, written
+from nnx.kernels.expressions import CAST, cast_of, constant, written
 from nnx.kernels.groups import Group, Plan, is_view
 from nnx.scalar import Scalar, text_of
 
@@ -107,6 +107,9 @@ class _Emitter:
     # The whole
 
     def run(self) -> Emitted:
+        for eqn in self.graph.eqns:
+            if eqn.out.dtype.name not in CAST:
+                _unknown(eqn)
         out = self.out
         slot = 1
         for name in self._scalar_names():
@@ -1071,6 +1074,7 @@ def _layout(key: list[tuple[Any, Any]], indices: Sequence[Var]) -> tuple[int, An
 def _unknown(eqn: Eqn) -> Any:
     file, number = eqn.place
     raise TraceError(
-        f"{file}, line {number}: op {eqn.op.name!r} with {eqn.attrs} cannot be compiled for the "
-        f"CPU. Leave this function un-jitted (jit=False in fit), or use another op."
+        f"{file}, line {number}: op {eqn.op.name!r} with {eqn.attrs}, which gives {eqn.out.dtype}, "
+        f"cannot be compiled for the CPU. Leave this function un-jitted (jit=False in fit), or use "
+        f"another op."
     )
