@@ -637,6 +637,8 @@ _words("random_block", types.UniTuple(_u32, 4), [_i64, _i64, _i64], words.block)
 _words("random_word", _u32, [_i64, _i64, _i64, _i64], words.word)
 _words("uniform_f32", types.float32, [_u32], words.uniform32)
 _words("uniform_f64", types.float64, [_u32, _u32], words.uniform64)
+_words("pair_u64", types.uint64, [_u32, _u32], words.pair)
+_words("scaled_i64", _i64, [types.uint64] * 4, words.scaled)
 _words("normal_f32", types.float64, [_u32], words.normal32)
 _words("normal_f64", types.float64, [_u32, _u32], words.normal64)
 _words(

@@ -219,6 +219,20 @@ def uniform_f64(low: Any, high: Any) -> Any:
     return philox.uniform64(np.array([low, high], np.uint32))[0]
 
 
+def pair_u64(low: Any, high: Any) -> Any:
+    """Return the integer of two words; see `philox.pair`."""
+    return philox.pair(np.array([low, high], np.uint32))[0]
+
+
+def scaled_i64(low: Any, high: Any, span: Any, start: Any) -> Any:
+    """Return start + floor(r span / 2**128), r of two halves; see `philox.scaled`.
+
+    A span of 0 stands for 2**64; start counts modulo 2**64.
+    """
+    r = (int(high) << 64) + int(low)
+    return i64((r * (int(span) or 2**64) >> 128) + int(start) & _U64)
+
+
 def normal_f32(word: Any) -> Any:
     """Return the normal number of a word as float64, to be scaled, then rounded to float32."""
     return philox.normal32(np.array([word], np.uint32))[0]
