@@ -8,14 +8,18 @@ replaces. It returns 0, or the number of the check that failed before anything w
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from nnx import shapes
+from nnx import dtypes, shapes
 from nnx.errors import TraceError
 from nnx.graph import CHECK, DRAW, FULL, IOTA, Eqn, Graph, Var, line, names_of
-from nnx.kernels.expressions import cast_of, constant, written
+from nnx.kernels.draws import KINDS as DRAWS
+from nnx.kernels.draws import drawn, order
+from nnx.kernels.expressions import CAST, cast_of, constant, written
 from nnx.kernels.groups import Group, Plan, is_view
+from nnx.kernels.memory import Buffer, Life, lifetimes, shared
 from nnx.scalar import Scalar, text_of
 
 FAILED_CHECK, FAILED_INDEX = 2, 3
@@ -57,13 +61,6 @@ class Scope:
         return scope
 
 
-class Buffer:
-    """Memory of one value: its slot in the table, and when it is first and last used."""
-
-    def __init__(self, var: Var, slot: int, first: int) -> None:
-        self.var, self.slot, self.first, self.last = var, slot, first, first
-
-
 class Emitted:
     """The text of a step, and what its table holds where."""
 
@@ -98,13 +95,14 @@ class _Emitter:
         self.numbers: dict[str, str] = {}
         self.count = 0
         self.n_loops = 0
-        self.step = 0
-        self.buffer: dict[Var, Buffer] = {}
         self.used = {"i64"}
 
     # The whole
 
     def run(self) -> Emitted:
+        for eqn in self.graph.eqns:
+            if eqn.out.dtype.name not in CAST:
+                _unknown(eqn)
         out = self.out
         slot = 1
         for name in self._scalar_names():
@@ -132,25 +130,21 @@ class _Emitter:
                 self.head.append("    " + self._pointer_line(x.dtype, f"y{k}", slot))
             slot += 1
         out.last = slot
-        for x in self.plan.stored:
-            if x not in self.pointer:
-                buffer = Buffer(x, slot, -1)
-                self.buffer[x] = buffer
-                out.buffers.append(buffer)
-                self._declare(x, f"w{len(out.buffers) - 1}", slot)
-                slot += 1
+        for buffer in shared(self._lives()):
+            buffer.slot = slot
+            out.buffers.append(buffer)
+            for x in buffer.vars:
+                self.pointer[x] = f"w{len(out.buffers) - 1}"
+            self.head.append("    " + self._pointer_line(buffer.dtype, self.pointer[x], slot))
+            slot += 1
         out.size = slot
         for group in self.plan.groups:
-            self._touch(group)
             if group.alone:
                 self._alone(group.eqns[0])
             else:
                 self._group(group)
-            self.step += 1
         for name, x in self.copies:
             self._copy(name, x)
-        for buffer in out.buffers:
-            buffer.first = max(buffer.first, 0)
         self.top.put("return 0")
         out.source = self._text()
         return out
@@ -177,7 +171,7 @@ class _Emitter:
         self.head.append("    " + self._pointer_line(x.dtype, name, slot))
 
     def _pointer_line(self, dtype: Any, name: str, slot: int) -> str:
-        return f"{name} = {cast_of(dtype)}_at(table[{slot}])"
+        return f"{name} = {cast_of(dtype)}_slot(table, {slot})"
 
     def _writes_directly(self, k: int, x: Var) -> bool:
         """Return whether an output is written where it is computed, and not copied at the end."""
@@ -208,13 +202,14 @@ class _Emitter:
         maker = self.plan.maker.get(x)
         return bool(maker and is_view(maker) and any(self._view_of(y, old) for y in maker.vars))
 
-    def _touch(self, group: Group) -> None:
-        for eqn in group.eqns:
-            for x in [eqn.out, *(y for y, _ in self.plan.sources(eqn))]:
-                buffer = self.buffer.get(x)
-                if buffer is not None:
-                    buffer.first = self.step if buffer.first < 0 else buffer.first
-                    buffer.last = self.step
+    def _lives(self) -> list[Life]:
+        """Return when each value that needs work memory is in use."""
+        steps = [
+            [x for eqn in group.eqns for x in (eqn.out, *(y for y, _ in self.plan.sources(eqn)))]
+            for group in self.plan.groups
+        ]
+        steps.append([y for _, x in self.copies for y in self._roots(x)])
+        return lifetimes(steps, [x for x in self.plan.stored if x not in self.pointer])
 
     # Numbers
 
@@ -228,7 +223,7 @@ class _Emitter:
                 self._scalar(name, text)
             name = f"k{len(self.numbers)}"
             self.numbers[key] = name
-            self.head.append(f"    {name} = {key}")
+            self.head.append(f"    {name} = {_with_calls_of_pow(key)}")
         return self.numbers[key]
 
     def _scalar(self, name: str, text: str) -> None:
@@ -404,7 +399,8 @@ class _Emitter:
             elif isinstance(item, slice):
                 i = next(places)
                 if item != slice(None):
-                    start, _, step = item.indices(n)
+                    start, _, step = shapes.span(item, n)
+                    start = self.size(start)
                     i = f"({start} + {i} * {step})" if step != 1 else f"({start} + {i})"
                 result.append(i)
             else:
@@ -420,13 +416,17 @@ class _Emitter:
             if shapes.is_one(n):
                 names.append("0")
                 continue
-            name = f"i{self.n_loops}"
-            self.n_loops += 1
+            name = self._loop_name()
             header = f"for {name} in range({self.size(n)}):"
             self.deps[name] = frozenset({name})
             scope = Scope(scope, scope.loops | {name}, scope.depth + 1, header)
             names.append(name)
         return names, scope
+
+    def _loop_name(self) -> str:
+        """Return a new variable's name, but for i8 to i64, which are types."""
+        self.n_loops += 1 + (self.n_loops in (8, 16, 32, 64))
+        return f"i{self.n_loops - 1}"
 
     def _close(self, inner: Scope, outer: Scope) -> None:
         """Put the lines of nested blocks into the block around them."""
@@ -708,9 +708,6 @@ class _Emitter:
         inner.put(f"{name}[{self.flat(x.shape, index)}] = {text}")
         self._close(inner, outer)
         self.top.lines += outer.lines
-        for buffer in [self.buffer.get(y) for y in self._roots(x)]:
-            if buffer is not None:
-                buffer.last = self.step
 
     def _roots(self, x: Var) -> Iterator[Var]:
         maker = self.plan.maker.get(x)
@@ -755,8 +752,7 @@ class _Emitter:
         if initial:
             at = (*names[:axis], "0", *names[axis:])
             self._store(out, at, total, scope)
-        name = f"i{self.n_loops}"
-        self.n_loops += 1
+        name = self._loop_name()
         self.deps[name] = frozenset({name})
         header = f"for {name} in range({self.size(x.shape[axis])}):"
         inner = Scope(scope, scope.loops | {name}, scope.depth + 1, header)
@@ -825,6 +821,7 @@ class _Emitter:
         full = eqn.attrs["shape"] if adds else x.shape
         key = _expanded(eqn.attrs["key"], full)
         outer = Scope(self.top, frozenset(), 1)
+        outer.fixed = True  # an index is tested here before anything is read with it
         if adds:
             n = self.size(shapes.size(eqn.out.shape))
             self.top.put(f"for c in range({n}):")
@@ -840,8 +837,9 @@ class _Emitter:
                 next(plain)
             elif isinstance(item, slice):
                 i = next(plain)
-                start, _, step = (0, 0, 1) if item == slice(None) else item.indices(n)
-                place.append(i if (start, step) == (0, 1) else f"({start} + {i} * {step})")
+                start, _, step = (0, 0, 1) if item == slice(None) else shapes.span(item, n)
+                same = shapes.is_zero(start) and step == 1
+                place.append(i if same else f"({self.size(start)} + {i} * {step})")
             elif isinstance(item, str):
                 array = indices[int(item[1:])]
                 at = shared[len(shared) - len(array.shape) :]
@@ -876,36 +874,28 @@ class _Emitter:
 
     def _draw(self, eqn: Eqn) -> None:
         attrs, out = eqn.attrs, eqn.out
-        kind, settings = attrs["kind"], attrs["settings"]
-        if kind not in ("bernoulli", "uniform"):
+        kind = attrs["kind"]
+        if kind not in DRAWS:
             _unknown(eqn)
         seed, stream, block = (self.number(attrs[k].text) for k in ("seed", "stream", "block"))
-        n = self.size(shapes.size(out.shape))
-        p, name = self.pointer[out], out.dtype.name
-        if kind == "bernoulli":
-            import math
+        n, place = self.size(shapes.size(out.shape)), self.pointer[out]
+        sorts = kind == "permutation"
+        keys = self._scratch(out.shape, dtypes.uint64) if sorts else place
+        lines = drawn(kind, attrs["settings"], out.dtype, keys, n, (seed, stream, block))
+        if sorts:
+            lines += order(place, keys, self._scratch(out.shape, dtypes.int64), n)
+        for text in lines:
+            self.top.put(text)
 
-            made = f"bernoulli_word(WORD, {math.floor(settings[0] * 2**32 + 0.5)})"
-        else:
-            low, high = (float(s) for s in settings)
-            cast = cast_of(out.dtype)
-            made = "uniform_f32(WORD)" if name == "float32" else "uniform_f64(WORD)"
-            if name == "float64":
-                _unknown(eqn)
-            if (low, high) != (0.0, 1.0):
-                import numpy as np
-
-                span = np.float32(high) - np.float32(low)
-                last = np.nextafter(np.float32(high), np.float32(low))
-                made = (
-                    f"minimum({made} * {cast}({float(span)!r}) + {cast}({low!r}), "
-                    f"{cast}({float(last)!r}))"
-                )
-        self.top.put(f"for q in range(({n} + 3) // 4):")
-        self.top.put(f"    r0, r1, r2, r3 = random_block({seed}, {stream}, {block} + q)")
-        for i in range(4):
-            self.top.put(f"    if 4 * q + {i} < {n}:")
-            self.top.put(f"        {p}[4 * q + {i}] = {made.replace('WORD', f'r{i}')}")
+    def _scratch(self, shape: Any, dtype: Any) -> str:
+        """Return the name of work memory that only this step uses."""
+        buffer = Buffer(dtype, shapes.size(shape))
+        buffer.slot = self.out.size
+        self.out.size += 1
+        self.out.buffers.append(buffer)
+        name = f"w{len(self.out.buffers) - 1}"
+        self.head.append("    " + self._pointer_line(dtype, name, buffer.slot))
+        return name
 
     # Products
 
@@ -998,6 +988,27 @@ class _Emitter:
         self.top.lines += outer.lines
 
 
+class _Powers(ast.NodeTransformer):
+    """Writes powers of floats as calls of the runtime: Numba's own is a function of its library."""
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        below = list(ast.walk(node.left))
+        is_float = any(
+            isinstance(n, ast.Div) or (isinstance(n, ast.Constant) and isinstance(n.value, float))
+            for n in below
+        )
+        if isinstance(node.op, ast.Pow) and is_float:
+            return ast.Call(ast.Name("pow"), [node.left, node.right], [])
+        return node
+
+
+def _with_calls_of_pow(text: str) -> str:
+    if "**" not in text:
+        return text
+    return ast.unparse(_Powers().visit(ast.parse(text, mode="eval")))
+
+
 def _same(x: Sequence[Any], y: Sequence[Any]) -> bool:
     from nnx.graph import same_shape
 
@@ -1072,6 +1083,7 @@ def _layout(key: list[tuple[Any, Any]], indices: Sequence[Var]) -> tuple[int, An
 def _unknown(eqn: Eqn) -> Any:
     file, number = eqn.place
     raise TraceError(
-        f"{file}, line {number}: op {eqn.op.name!r} with {eqn.attrs} cannot be compiled for the "
-        f"CPU. Leave this function un-jitted (jit=False in fit), or use another op."
+        f"{file}, line {number}: op {eqn.op.name!r} with {eqn.attrs}, which gives {eqn.out.dtype}, "
+        f"cannot be compiled for the CPU. Leave this function un-jitted (jit=False in fit), or use "
+        f"another op."
     )

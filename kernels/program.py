@@ -11,7 +11,6 @@ import numpy as np
 from nnx.graph import Graph
 from nnx.kernels import blas, cache
 from nnx.kernels.emit_numba import Emitted, emit
-from nnx.memory import placed
 from nnx.scalar import Scalar, evaluator, text_of
 
 ALIGNMENT = 64
@@ -36,13 +35,13 @@ class Setting:
 
 def planned(emitted: Emitted, env: dict[str, Any]) -> tuple[list[int], int]:
     """Return where each buffer stands in one work memory, and its size in bytes."""
-    sizes = []
+    offsets, total = [], 0
     for buffer in emitted.buffers:
-        n = 1
-        for size in buffer.var.shape:
-            n *= evaluator(text_of(size))(env) if isinstance(size, Scalar) else size
-        sizes.append(-(-max(n, 1) * buffer.var.dtype.itemsize // ALIGNMENT) * ALIGNMENT)
-    return placed(sizes, [(buffer.first, buffer.last) for buffer in emitted.buffers])
+        n = buffer.size
+        n = evaluator(text_of(n))(env) if isinstance(n, Scalar) else n
+        offsets.append(total)
+        total += -(-max(n, 1) * buffer.dtype.itemsize // ALIGNMENT) * ALIGNMENT
+    return offsets, total
 
 
 class Program:
@@ -59,8 +58,7 @@ class Program:
         self._settings: dict[tuple[Any, ...], Setting] = {}
         self.lock = threading.Lock()
         self._sizes = [name for name in kinds if any(
-            name in text_of(n) for b in self.emitted.buffers for n in b.var.shape
-            if isinstance(n, Scalar)
+            name in text_of(b.size) for b in self.emitted.buffers if isinstance(b.size, Scalar)
         )]  # fmt: skip
 
     def setting(self, env: dict[str, Any]) -> Setting:

@@ -192,6 +192,8 @@ def _attr(value: Any) -> str:
     if isinstance(value, tuple):
         inside = ", ".join(_attr(item) for item in value)
         return f"({inside},)" if len(value) == 1 else f"({inside})"
+    if isinstance(value, slice):
+        return f"slice({', '.join(map(_attr, (value.start, value.stop, value.step)))})"
     return str(value) if isinstance(value, DType) else text_of(value)
 
 

@@ -312,6 +312,11 @@ class _Entry:
         self.graph = trace.graph(outputs)
         self.graph.scalars = [*self.names, *self.graph.scalars]
         typecheck(self.graph)
+        self._lowered: Graph | None = None
+        if device.backend.compile is not None:
+            # Before the facts are read: lowering may take more for granted.
+            self._lowered = passes.prepared(self.graph, device)
+            typecheck(self._lowered)
         self.getters = list(trace.getters.items())
         self.setters = [(obj, name, evaluator(text_of(s))) for obj, name, s in trace.setters]
         self.setter_texts = [text_of(s) for _, _, s in trace.setters]
@@ -386,14 +391,12 @@ class _Entry:
         """Return the program, compiled at its first use."""
         if self._program is None:
             compile_graph = self.device.backend.compile
-            if compile_graph is None:
+            if compile_graph is None or self._lowered is None:
                 from nnx.planned import Planned
 
                 self._program = Planned(self.graph, self.device)
             else:
-                lowered = passes.prepared(self.graph, self.device)
-                typecheck(lowered)
-                self._program = compile_graph(lowered, self.updates(), self.kinds)
+                self._program = compile_graph(self._lowered, self.updates(), self.kinds)
         return self._program
 
     def inputs(self, arguments: Sequence[Tensor]) -> list[Tensor | Any]:

@@ -41,7 +41,7 @@ _OF_THE_LIBRARY = KEPT | {"stack", "tril", "triu"}
 Step = Callable[[Sequence[Any], Env], list[Any]]
 
 
-def simplified(graph: Graph, device: Device) -> Graph:
+def runnable(graph: Graph, device: Device) -> Graph:
     """Return the graph to run; where results can be written into buffers, in ops that do so."""
     graph = common_subexpressions(dead_code(graph))
     backend = device.backend
@@ -63,7 +63,7 @@ class Planned:
     """
 
     def __init__(self, graph: Graph, device: Device) -> None:
-        self.graph = simplified(graph, device)
+        self.graph = runnable(graph, device)
         self._traced, self._device = graph, device
         self._sizes = _sizes(self.graph)
         self._text = Text(self.graph, device, self._sizes)
@@ -391,4 +391,4 @@ def _raw_kernel(eqn: Eqn, device: Device) -> Any:
     return getattr(device.namespace, eqn.op.name)
 
 
-__all__ = ["Planned", "simplified"]
+__all__ = ["Planned", "runnable"]
