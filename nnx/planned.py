@@ -28,7 +28,7 @@ from nnx.graph import (
 )
 from nnx.memory import Span, placed
 from nnx.op import OPS
-from nnx.passes import KEPT, common_subexpressions, dead_code, key_of, lower
+from nnx.passes import KEPT, common_subexpressions, dead_code, key_of, lower, simplified
 from nnx.scalar import Env, Scalar, resolve
 
 LINE_BYTES = 64
@@ -52,7 +52,8 @@ def runnable(graph: Graph, device: Device) -> Graph:
         named = (backend.overrides, backend.into, _OF_THE_LIBRARY)
         return OPS[name].primitive or any(name in names for names in named)
 
-    return dead_code(common_subexpressions(lower(graph, device, keep, {})))
+    lowered = common_subexpressions(lower(graph, device, keep, {}))
+    return dead_code(common_subexpressions(simplified(lowered)))
 
 
 class Planned:
