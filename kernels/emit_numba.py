@@ -170,7 +170,9 @@ class _Emitter:
 
     def _writes_directly(self, k: int, x: Var) -> bool:
         """Return whether an output is written where it is computed, and not copied at the end."""
-        if x in self.pointer or x not in self.plan.maker or is_view(self.plan.maker[x]):
+        if x in self.pointer or x not in self.plan.maker:
+            return False
+        if self.plan.is_free(self.plan.maker[x]):
             return False
         if self.graph.outputs.index(x) != k:
             return False
@@ -182,7 +184,7 @@ class _Emitter:
             return False
         order = {id(g): i for i, g in enumerate(self.plan.groups)}
         for eqn in self.graph.eqns:
-            if is_view(eqn):
+            if self.plan.is_free(eqn):
                 continue
             for y, own in self.plan.sources(eqn):
                 if y is old:

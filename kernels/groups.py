@@ -71,6 +71,7 @@ class Plan:
             for x in set(eqn.vars):
                 self.readers.setdefault(x, []).append(eqn)
         self.late = {graph.outputs[i] for i in updates}
+        self._inline = self._numbers()
         self._stage: dict[Var, int] = {}
         self._set_stages()
         self.group_of: dict[Var, Group] = {}
@@ -79,14 +80,43 @@ class Plan:
 
     # What an eqn reads
 
+    def _numbers(self) -> set[Var]:
+        """Return the values that are worked out from numbers of the call alone, each where needed.
+
+        Stored, they would part the loops that need them from those before.
+        """
+        factors = set()
+        for eqn in self.graph.eqns:
+            if eqn.op.name == "matmul":
+                factors |= {x for y in eqn.vars for x in self._through_views(y)}
+        found: set[Var] = set()
+        for eqn in self.graph.eqns:
+            known = all(x in found or self._is_full(x) for x in eqn.vars)
+            if known and not eqn.out.shape and is_elementwise(eqn.op.name):
+                found.add(eqn.out)
+        return found - factors
+
+    def _is_full(self, x: Var) -> bool:
+        return x in self.maker and self.maker[x].op is FULL
+
+    def _through_views(self, x: Var) -> Iterator[Var]:
+        yield x
+        if x in self.maker and is_view(self.maker[x]):
+            for y in self.maker[x].vars:
+                yield from self._through_views(y)
+
+    def is_free(self, eqn: Eqn) -> bool:
+        """Return whether an eqn's result is found where it is read, without a loop or memory."""
+        return is_view(eqn) or eqn.out in self._inline
+
     def sources(self, eqn: Eqn) -> Iterator[tuple[Var, bool]]:
         """Yield the computed values below an eqn, and whether each is read at its own index."""
         waiting = [(x, True) for x in eqn.vars]
         while waiting:
             x, own = waiting.pop()
             maker = self.maker.get(x)
-            if maker is not None and is_view(maker):
-                own = own and same_places(maker)
+            if maker is not None and self.is_free(maker):
+                own = own and (not is_view(maker) or same_places(maker))
                 waiting += [(y, own) for y in maker.vars]
             else:
                 yield x, own
@@ -121,15 +151,13 @@ class Plan:
 
     def _set_stages(self) -> None:
         stage = self._stage
-        compute = [eqn for eqn in self.graph.eqns if not is_view(eqn)]
-        for eqn in compute:
-            s = 0
-            for x, own in self.sources(eqn):
-                if x in stage:
-                    alone = not self._fuses(eqn)
-                    later = alone or not own or self._is_barrier(x)
-                    s = max(s, stage[x] + later)
-            stage[eqn.out] = s
+        compute = [eqn for eqn in self.graph.eqns if not self.is_free(eqn)]
+        self._order(compute, first=0, early=set())
+        checks = [eqn for eqn in compute if eqn.op is CHECK]
+        if checks:
+            # What no check needs runs after all of them: results may lie where older ones are.
+            first = 1 + max(stage[eqn.out] for eqn in checks)
+            self._order(compute, first, self._below_all(checks))
         last = max(stage.values(), default=0) + 1
         for x in self.late:
             eqn = self.maker.get(x)
@@ -146,12 +174,31 @@ class Plan:
                 bound = stage[x] - (0 if fuses and own else 1)
                 latest[y] = min(latest.get(y, bound), bound)
 
+    def _order(self, compute: list[Eqn], first: int, early: set[Var]) -> None:
+        """Set the stage of each eqn after what it reads; none but ``early`` before ``first``."""
+        stage = self._stage
+        for eqn in compute:
+            alone = not self._fuses(eqn)
+            s = 0 if eqn.out in early else first
+            for x, own in self.sources(eqn):
+                if x in stage:
+                    s = max(s, stage[x] + (alone or not own or self._is_barrier(x)))
+            stage[eqn.out] = s
+
+    def _below_all(self, eqns: list[Eqn]) -> set[Var]:
+        """Return the results of eqns, and all that they are computed from."""
+        found = {eqn.out for eqn in eqns}
+        for eqn in reversed(self.graph.eqns):
+            if eqn.out in found:
+                found.update(eqn.vars)
+        return found
+
     # Groups
 
     def _make_groups(self) -> list[Group]:
         order: dict[int, list[Eqn]] = {}
         for eqn in self.graph.eqns:
-            if not is_view(eqn):
+            if not self.is_free(eqn):
                 order.setdefault(self._stage[eqn.out], []).append(eqn)
         groups: list[Group] = []
         for s in sorted(order):
@@ -229,7 +276,7 @@ class Plan:
         """
         stored = set(self.graph.outputs) & self.maker.keys()
         for eqn in self.graph.eqns:
-            if is_view(eqn):
+            if self.is_free(eqn):
                 continue
             if not self._fuses(eqn) or self.reduction(eqn) in ("column", "all"):
                 stored.add(eqn.out)
@@ -242,6 +289,6 @@ class Plan:
 
     def _below(self, x: Var) -> list[Var]:
         eqn = self.maker.get(x)
-        if eqn is None or not is_view(eqn):
+        if eqn is None or not self.is_free(eqn):
             return []
         return [y for y, _ in self.sources(eqn) if y in self.maker]

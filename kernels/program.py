@@ -11,6 +11,7 @@ import numpy as np
 from nnx.graph import Graph
 from nnx.kernels import blas, cache
 from nnx.kernels.emit_numba import Emitted, emit
+from nnx.kernels.products import short_products_as_sums
 from nnx.scalar import Scalar, evaluator, text_of
 
 ALIGNMENT = 64
@@ -51,7 +52,8 @@ class Program:
     """
 
     def __init__(self, graph: Graph, updates: dict[int, int], kinds: dict[str, bool]) -> None:
-        self.graph, self.updates, self.kinds = graph, updates, kinds
+        self.graph = graph = short_products_as_sums(graph)
+        self.updates, self.kinds = updates, kinds
         self.emitted = emit(graph, updates, kinds)
         self.source = self.emitted.source
         self._native: Any = None

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -319,3 +320,62 @@ def test_many_steps_do_not_grow_memory():
     for _ in range(20_000):
         step(x, y)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2048
+
+
+# What the text of a step is made of
+
+SHORT = [
+    (40, 3, 1), (40, 4, 1), (1, 4, 40), (2, 2, 40), (4, 1, 40), (3, 40, 1), (1, 40, 4), (2, 40, 2),
+    (1, 1, 1), (40, 1, 1),
+]  # fmt: skip
+OF_BLAS = [(40, 2, 2), (40, 1, 4), (40, 5, 1), (3, 40, 2), (5, 6, 7), (2, 1, 2)]
+
+
+@pytest.mark.parametrize("transposed", [(0, 0), (0, 1), (1, 0), (1, 1)], ids=str)
+@pytest.mark.parametrize("sizes", SHORT + OF_BLAS, ids=str)
+def test_products_of_one_long_size_are_loops(sizes, transposed):
+    m, k, n = sizes
+    r = np.random.default_rng(0)
+    shapes = [(m, k), (k, n)]
+    hosts = [
+        r.normal(size=s[::-1] if t else s).astype("f4")
+        for s, t in zip(shapes, transposed, strict=True)
+    ]
+    tensors = [nnx.asarray(h, device="numba") for h in hosts]
+
+    def product(*factors):
+        return nnx.matmul(*(f.T if t else f for f, t in zip(factors, transposed, strict=True)))
+
+    _, lowered, env = traced(product, tensors)
+    program = Program(lowered, {}, {})
+    assert ("gemm" in program.source) == (sizes in OF_BLAS)
+    expected = product(*tensors).numpy()
+    for run in (run_text, lambda p, a, o, e: p.run(a, e, o)):
+        out = np.full(expected.shape, 7, "f4")
+        assert run(program, hosts, [out], env) == 0
+        np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_numbers_of_a_call_do_not_part_loops():
+    model, data = network("numba"), batch("numba")
+    step = nnx.jit(stepper(model, optim.SGD(model.parameters(), lr=0.1)))
+    source = step.lower(*data).source
+    assert "divide(f32(1.0), " in source
+    assert not re.search(r"w\d+\[0\] = t\d+", source)
+
+
+def test_gradients_stay_where_a_check_fails():
+    nnx.random.seed(0)
+    model = nn.Sequential(nn.Dense(1, in_features=3)).to("numba")
+    opt = optim.SGD(model.parameters(), lr=0.1)
+    step = nnx.jit(stepper(model, opt, nn.binary_cross_entropy))
+    x = nnx.asarray(np.ones((8, 3), "f4"), device="numba")
+    good = nnx.asarray(np.ones((8, 1), "f4"), device="numba")
+    bad = nnx.asarray(np.full((8, 1), 2, "f4"), device="numba")
+    for _ in range(3):
+        step(x, good)
+    before = [p.grad.numpy().copy() for p in model.parameters()]
+    with pytest.raises(ValueError):
+        step(x, bad)
+    for p, old in zip(model.parameters(), before, strict=True):
+        np.testing.assert_array_equal(p.grad.numpy(), old)
