@@ -26,6 +26,7 @@ class Setting:
         self.table = np.zeros(emitted.size, np.int64)
         self.numbers = self.table.view(np.float64)
         self.table[0] = self.table.ctypes.data
+        self.threads = 0
         offsets, total = planned(emitted, env)
         self.work = np.empty(total + ALIGNMENT, np.uint8)
         start = -self.work.ctypes.data % ALIGNMENT + self.work.ctypes.data
@@ -100,3 +101,5 @@ class Program:
                 setting.table[slot] = value if value < 2**63 else value - 2**64
             else:
                 setting.numbers[slot] = value
+        if self.emitted.threads and setting.threads != (limit := blas.threads()):
+            setting.threads = setting.table[self.emitted.threads] = limit

@@ -379,3 +379,60 @@ def test_gradients_stay_where_a_check_fails():
         step(x, bad)
     for p, old in zip(model.parameters(), before, strict=True):
         np.testing.assert_array_equal(p.grad.numpy(), old)
+
+
+def product_program(*sizes, symbolic=False):
+    """Return the program of a chain of matrix products, and its tensors."""
+    tensors = [
+        nnx.asarray(np.ones(pair, "f4"), device="numba") for pair in itertools.pairwise(sizes)
+    ]
+
+    def chain(x, *factors):
+        for factor in factors:
+            x = x @ factor
+        return x
+
+    graph, lowered, env = traced(chain, tensors)
+    if symbolic:
+        with Trace(tensors[0].device) as trace:
+            rows = batch_size(trace.facts, "B", sizes[0])
+            x = trace.argument(tensors[0], (rows, sizes[1]), "x0")
+            rest = [trace.argument(t, t.shape, f"x{i + 1}") for i, t in enumerate(tensors[1:])]
+            out = chain(x, *rest)
+        graph = trace.graph([out.array.var])
+        graph.scalars, env = ["B"], {"B": sizes[0]}
+        lowered = prepared(graph, tensors[0].device)
+    return Program(lowered, {}, dict.fromkeys(env, True)), tensors, env
+
+
+def test_small_products_use_one_thread_and_large_ones_the_limit():
+    small = product_program(8, 8, 8)[0].source
+    assert small.count("blas_threads(1)") == 1 and "select" not in small
+    large = product_program(256, 256, 256, 256)[0].source
+    assert "blas_threads" not in large
+    mixed = product_program(256, 256, 256, 8)[0].source
+    assert mixed.count("blas_threads(1)") == 1
+    assert mixed.count("blas_threads(threads)") == 1
+    symbolic = product_program(8, 64, 64, 64, symbolic=True)[0].source
+    assert symbolic.count("blas_threads(select(") == 1
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+@pytest.mark.parametrize("sizes", [(8, 8, 8), (256, 256, 256, 8)], ids=str)
+def test_step_leaves_blas_the_threads_it_had(limit, sizes):
+    from nnx.kernels import blas
+
+    program, tensors, env = product_program(*sizes, symbolic=True)
+    before = blas.threads()
+    number = blas._package()[0].scipy_openblas_get_num_threads
+    out = np.empty((sizes[0], sizes[-1]), "f4")
+    try:
+        for allowed in (limit, 3 - limit):
+            allowed = blas.set_threads(allowed)
+            program.run([t.numpy() for t in tensors], env, [out])
+            assert number() == allowed
+            (setting,) = program._settings.values()
+            assert setting.table[program.emitted.threads] == allowed
+    finally:
+        blas.set_threads(before)
+    assert (out == np.prod(sizes[1:-1])).all()
