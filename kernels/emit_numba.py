@@ -12,11 +12,13 @@ import ast
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from nnx import shapes
+from nnx import dtypes, shapes
 from nnx.errors import TraceError
 from nnx.graph import CHECK, DRAW, FULL, IOTA, Eqn, Graph, Var, line, names_of
 from nnx.kernels.blas import ONE_THREAD_BELOW
-from nnx.kernels.expressions import cast_of, constant, written
+from nnx.kernels.draws import KINDS as DRAWS
+from nnx.kernels.draws import drawn, order
+from nnx.kernels.expressions import CAST, cast_of, constant, written
 from nnx.kernels.groups import Group, Plan, is_view
 from nnx.kernels.memory import Buffer, Life, lifetimes, shared
 from nnx.scalar import Scalar, text_of
@@ -101,6 +103,9 @@ class _Emitter:
     # The whole
 
     def run(self) -> Emitted:
+        for eqn in self.graph.eqns:
+            if eqn.out.dtype.name not in CAST:
+                _unknown(eqn)
         out = self.out
         slot = 1
         for name in self._scalar_names():
@@ -402,7 +407,8 @@ class _Emitter:
             elif isinstance(item, slice):
                 i = next(places)
                 if item != slice(None):
-                    start, _, step = item.indices(n)
+                    start, _, step = shapes.span(item, n)
+                    start = self.size(start)
                     i = f"({start} + {i} * {step})" if step != 1 else f"({start} + {i})"
                 result.append(i)
             else:
@@ -418,13 +424,17 @@ class _Emitter:
             if shapes.is_one(n):
                 names.append("0")
                 continue
-            name = f"i{self.n_loops}"
-            self.n_loops += 1
+            name = self._loop_name()
             header = f"for {name} in range({self.size(n)}):"
             self.deps[name] = frozenset({name})
             scope = Scope(scope, scope.loops | {name}, scope.depth + 1, header)
             names.append(name)
         return names, scope
+
+    def _loop_name(self) -> str:
+        """Return a new variable's name, but for i8 to i64, which are types."""
+        self.n_loops += 1 + (self.n_loops in (8, 16, 32, 64))
+        return f"i{self.n_loops - 1}"
 
     def _close(self, inner: Scope, outer: Scope) -> None:
         """Put the lines of nested blocks into the block around them."""
@@ -752,8 +762,7 @@ class _Emitter:
         if initial:
             at = (*names[:axis], "0", *names[axis:])
             self._store(out, at, total, scope)
-        name = f"i{self.n_loops}"
-        self.n_loops += 1
+        name = self._loop_name()
         self.deps[name] = frozenset({name})
         header = f"for {name} in range({self.size(x.shape[axis])}):"
         inner = Scope(scope, scope.loops | {name}, scope.depth + 1, header)
@@ -822,6 +831,7 @@ class _Emitter:
         full = eqn.attrs["shape"] if adds else x.shape
         key = _expanded(eqn.attrs["key"], full)
         outer = Scope(self.top, frozenset(), 1)
+        outer.fixed = True  # an index is tested here before anything is read with it
         if adds:
             n = self.size(shapes.size(eqn.out.shape))
             self.top.put(f"for c in range({n}):")
@@ -837,8 +847,9 @@ class _Emitter:
                 next(plain)
             elif isinstance(item, slice):
                 i = next(plain)
-                start, _, step = (0, 0, 1) if item == slice(None) else item.indices(n)
-                place.append(i if (start, step) == (0, 1) else f"({start} + {i} * {step})")
+                start, _, step = (0, 0, 1) if item == slice(None) else shapes.span(item, n)
+                same = shapes.is_zero(start) and step == 1
+                place.append(i if same else f"({self.size(start)} + {i} * {step})")
             elif isinstance(item, str):
                 array = indices[int(item[1:])]
                 at = shared[len(shared) - len(array.shape) :]
@@ -875,36 +886,28 @@ class _Emitter:
 
     def _draw(self, eqn: Eqn) -> None:
         attrs, out = eqn.attrs, eqn.out
-        kind, settings = attrs["kind"], attrs["settings"]
-        if kind not in ("bernoulli", "uniform"):
+        kind = attrs["kind"]
+        if kind not in DRAWS:
             _unknown(eqn)
         seed, stream, block = (self.number(attrs[k].text) for k in ("seed", "stream", "block"))
-        n = self.size(shapes.size(out.shape))
-        p, name = self.pointer[out], out.dtype.name
-        if kind == "bernoulli":
-            import math
+        n, place = self.size(shapes.size(out.shape)), self.pointer[out]
+        sorts = kind == "permutation"
+        keys = self._scratch(out.shape, dtypes.uint64) if sorts else place
+        lines = drawn(kind, attrs["settings"], out.dtype, keys, n, (seed, stream, block))
+        if sorts:
+            lines += order(place, keys, self._scratch(out.shape, dtypes.int64), n)
+        for text in lines:
+            self.top.put(text)
 
-            made = f"bernoulli_word(WORD, {math.floor(settings[0] * 2**32 + 0.5)})"
-        else:
-            low, high = (float(s) for s in settings)
-            cast = cast_of(out.dtype)
-            made = "uniform_f32(WORD)" if name == "float32" else "uniform_f64(WORD)"
-            if name == "float64":
-                _unknown(eqn)
-            if (low, high) != (0.0, 1.0):
-                import numpy as np
-
-                span = np.float32(high) - np.float32(low)
-                last = np.nextafter(np.float32(high), np.float32(low))
-                made = (
-                    f"minimum({made} * {cast}({float(span)!r}) + {cast}({low!r}), "
-                    f"{cast}({float(last)!r}))"
-                )
-        self.top.put(f"for q in range(({n} + 3) // 4):")
-        self.top.put(f"    r0, r1, r2, r3 = random_block({seed}, {stream}, {block} + q)")
-        for i in range(4):
-            self.top.put(f"    if 4 * q + {i} < {n}:")
-            self.top.put(f"        {p}[4 * q + {i}] = {made.replace('WORD', f'r{i}')}")
+    def _scratch(self, shape: Any, dtype: Any) -> str:
+        """Return the name of work memory that only this step uses."""
+        buffer = Buffer(dtype, shapes.size(shape))
+        buffer.slot = self.out.size
+        self.out.size += 1
+        self.out.buffers.append(buffer)
+        name = f"w{len(self.out.buffers) - 1}"
+        self.head.append("    " + self._pointer_line(dtype, name, buffer.slot))
+        return name
 
     # Products
 
@@ -1115,6 +1118,7 @@ def _layout(key: list[tuple[Any, Any]], indices: Sequence[Var]) -> tuple[int, An
 def _unknown(eqn: Eqn) -> Any:
     file, number = eqn.place
     raise TraceError(
-        f"{file}, line {number}: op {eqn.op.name!r} with {eqn.attrs} cannot be compiled for the "
-        f"CPU. Leave this function un-jitted (jit=False in fit), or use another op."
+        f"{file}, line {number}: op {eqn.op.name!r} with {eqn.attrs}, which gives {eqn.out.dtype}, "
+        f"cannot be compiled for the CPU. Leave this function un-jitted (jit=False in fit), or use "
+        f"another op."
     )

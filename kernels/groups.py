@@ -34,15 +34,29 @@ def without_ones(shape: Any) -> list[Any]:
     return [n for n in shape if not shapes.is_one(n)]
 
 
-def same_places(eqn: Eqn) -> bool:
-    """Return whether a view finds each element at its own index, but for axes of size 1."""
-    name = eqn.op.name
+Places = dict[int, int] | None
+"""For each axis of a value that is not 1, the axis of a loop that it is read along; None where
+elements are found otherwise."""
+
+
+def places_of(x: Var, loops: Any) -> Places:
+    """Return a value's axes that are not 1, each with its loop."""
+    return {a: i for a, i in enumerate(loops) if not shapes.is_one(x.shape[a])}
+
+
+def through(view: Eqn, x: Var, places: Places) -> Places:
+    """Return along which loops a view's input is read, from those along which the view is."""
+    name, out = view.op.name, view.out.shape
+    if places is None or name not in ("broadcast_to", "reshape"):
+        return None
     if name == "broadcast_to":
-        return True
-    if name == "reshape":
-        x, out = eqn.inputs[0].shape, eqn.out.shape
-        return same_shape(without_ones(x), without_ones(out))
-    return False
+        ahead = len(out) - len(x.shape)
+        axes = [a for a, n in enumerate(x.shape) if not shapes.is_one(n)]
+        return {a: places[a + ahead] for a in axes}
+    if not same_shape(without_ones(x.shape), without_ones(out)):
+        return None
+    loops = iter(places.values())
+    return {a: next(loops) for a, n in enumerate(x.shape) if not shapes.is_one(n)}
 
 
 class Group:
@@ -111,15 +125,21 @@ class Plan:
 
     def sources(self, eqn: Eqn) -> Iterator[tuple[Var, bool]]:
         """Yield the computed values below an eqn, and whether each is read at its own index."""
-        waiting = [(x, True) for x in eqn.vars]
+        n = len(eqn.out.shape)
+        waiting = []
+        for x in eqn.vars:
+            # A reduction goes over its input; others read each input aligned at the last axis.
+            ahead = n - len(x.shape) if is_elementwise(eqn.op.name) else 0
+            waiting.append((x, places_of(x, range(ahead, ahead + len(x.shape)))))
         while waiting:
-            x, own = waiting.pop()
+            x, places = waiting.pop()
             maker = self.maker.get(x)
-            if maker is not None and self.is_free(maker):
-                own = own and (not is_view(maker) or same_places(maker))
-                waiting += [(y, own) for y in maker.vars]
+            if maker is not None and is_view(maker):
+                waiting += [(y, through(maker, y, places)) for y in maker.vars]
+            elif maker is not None and self.is_free(maker):
+                waiting += [(y, places_of(y, ())) for y in maker.vars]
             else:
-                yield x, own
+                yield x, places == places_of(x, range(len(x.shape)))
 
     def _fuses(self, eqn: Eqn) -> bool:
         return is_elementwise(eqn.op.name) or eqn.op is CHECK or self.reduction(eqn) != "other"
@@ -274,7 +294,9 @@ class Plan:
         """Return the values that are kept in memory, in the order of the eqns: the text that
         follows from them must be the same in every process.
         """
-        stored = set(self.graph.outputs) & self.maker.keys()
+        made = [x for x in self.graph.outputs if x in self.maker]
+        # A view has no memory of its own: where it is an output, it is copied there at the end.
+        stored = {x for x in made if not self.is_free(self.maker[x])}
         for eqn in self.graph.eqns:
             if self.is_free(eqn):
                 continue

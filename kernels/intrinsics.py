@@ -598,6 +598,27 @@ def _blas_threads(context: Any, b: Any, sig: Any, args: tuple[Value, ...]) -> Va
 _register("blas_threads", lambda _, n: signature(types.none, types.int64), _blas_threads)
 
 
+# Memory and calls by address: for the loop over steps
+
+
+def _copy_bytes(context: Any, b: Any, sig: Any, args: tuple[Value, ...]) -> Value:
+    place = ir.IntType(8).as_pointer()
+    target, source = (b.inttoptr(x, place) for x in args[:2])
+    copy = b.module.declare_intrinsic("llvm.memcpy", [place, place, I64])
+    b.call(copy, [target, source, args[2], ir.Constant(I1, 0)])
+    return context.get_dummy_value()
+
+
+def _call_at(context: Any, b: Any, sig: Any, args: tuple[Value, ...]) -> Value:
+    kind = ir.FunctionType(I64, [I64])
+    return b.call(b.inttoptr(args[0], kind.as_pointer()), [args[1]])
+
+
+_n = types.int64
+_register("copy_bytes", lambda _, *args: signature(types.none, _n, _n, _n), _copy_bytes)
+_register("call_at", lambda _, *args: signature(_n, _n, _n), _call_at)
+
+
 # Random numbers
 
 
@@ -616,6 +637,8 @@ _words("random_block", types.UniTuple(_u32, 4), [_i64, _i64, _i64], words.block)
 _words("random_word", _u32, [_i64, _i64, _i64, _i64], words.word)
 _words("uniform_f32", types.float32, [_u32], words.uniform32)
 _words("uniform_f64", types.float64, [_u32, _u32], words.uniform64)
+_words("pair_u64", types.uint64, [_u32, _u32], words.pair)
+_words("scaled_i64", _i64, [types.uint64] * 4, words.scaled)
 _words("normal_f32", types.float64, [_u32], words.normal32)
 _words("normal_f64", types.float64, [_u32, _u32], words.normal64)
 _words(

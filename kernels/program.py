@@ -57,7 +57,7 @@ class Program:
         self.updates, self.kinds = updates, kinds
         self.emitted = emit(graph, updates, kinds)
         self.source = self.emitted.source
-        self._native: Any = None
+        self.native: Any = None
         self._settings: dict[tuple[Any, ...], Setting] = {}
         self.lock = threading.Lock()
         self._sizes = [name for name in kinds if any(
@@ -69,11 +69,11 @@ class Program:
         key = tuple(env[name] for name in self._sizes)
         found = self._settings.get(key)
         if found is None:
-            if self._native is None:
-                self._native = cache.load(self.source, blas.symbols())
+            if self.native is None:
+                self.native = cache.load(self.source, blas.symbols())
             if len(self._settings) >= SIZES_KEPT:
                 self._settings.pop(next(iter(self._settings)))
-            found = self._settings[key] = Setting(self.emitted, env, self._native.bind)
+            found = self._settings[key] = Setting(self.emitted, env, self.native.bind)
         return found
 
     def run(self, arrays: Sequence[Any], env: dict[str, Any], out: Sequence[Any]) -> int:

@@ -7,6 +7,7 @@ Nothing here warns or raises for a value: as in compiled code, NaN and infinity 
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -176,6 +177,17 @@ def blas_threads(n: int) -> None:
     """Let the matrix products that follow use n threads; NumPy's own do not follow this."""
 
 
+def copy_bytes(target: int, source: int, n: int) -> None:
+    """Copy n bytes from one address to another; the two do not overlap."""
+    ctypes.memmove(int(target), int(source), int(n))
+
+
+def call_at(function: int, table: int) -> int:
+    """Return what the compiled step at an address returns for the table at another."""
+    kind = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
+    return kind(int(function))(int(table))  # type: ignore[no-any-return]
+
+
 @functools.lru_cache(maxsize=256)
 def _block(seed: int, stream: int, block: int) -> tuple[Any, ...]:
     return tuple(philox.stream_words(seed, stream, block, 1))
@@ -205,6 +217,20 @@ def uniform_f32(word: Any) -> Any:
 def uniform_f64(low: Any, high: Any) -> Any:
     """Return the float64 in [0, 1) of two words; see `philox.uniform64`."""
     return philox.uniform64(np.array([low, high], np.uint32))[0]
+
+
+def pair_u64(low: Any, high: Any) -> Any:
+    """Return the integer of two words; see `philox.pair`."""
+    return philox.pair(np.array([low, high], np.uint32))[0]
+
+
+def scaled_i64(low: Any, high: Any, span: Any, start: Any) -> Any:
+    """Return start + floor(r span / 2**128), r of two halves; see `philox.scaled`.
+
+    A span of 0 stands for 2**64; start counts modulo 2**64.
+    """
+    r = (int(high) << 64) + int(low)
+    return i64((r * (int(span) or 2**64) >> 128) + int(start) & _U64)
 
 
 def normal_f32(word: Any) -> Any:

@@ -61,6 +61,16 @@ def pair(b: ir.IRBuilder, low: Value, high: Value) -> Value:
     return b.or_(b.zext(low, I64), b.shl(b.zext(high, I64), ir.Constant(I64, 32)))
 
 
+def scaled(b: ir.IRBuilder, low: Value, high: Value, span: Value, start: Value) -> Value:
+    """Return start + floor(r span / 2**128), span 0 standing for 2**64; see `philox.scaled`."""
+    wide = ir.IntType(128)
+    half = ir.Constant(wide, 64)
+    low_part, high_part = (b.mul(b.zext(r, wide), b.zext(span, wide)) for r in (low, high))
+    total = b.lshr(b.add(high_part, b.lshr(low_part, half)), half)
+    whole = b.icmp_unsigned("==", span, ir.Constant(I64, 0))
+    return b.add(b.select(whole, high, b.trunc(total, I64)), start)
+
+
 def uniform32(b: ir.IRBuilder, word: Value) -> Value:
     """Return a float32 in [0, 1); see `philox.uniform32`."""
     # Below 2**24, so also right as a signed integer, whose conversion runs in vectors everywhere.

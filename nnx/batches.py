@@ -5,7 +5,7 @@ Here, and nowhere else, host data and tensors of other devices are moved to a ne
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 from nnx import dtypes
@@ -143,23 +143,28 @@ class ArrayData:
 
     def batches(self, size: int, order: Any = None) -> Iterator[Batch]:
         """Yield the batches in turn, of the rows in the order given as a host array."""
+        cut = self.cutter(size, order)
+        return map(cut, range(self.steps(size)))
+
+    def cutter(self, size: int, order: Any = None) -> Callable[[int], Batch]:
+        """Return a function from a step's number to its batch."""
         device = self.x.device
-        x, y, weight = (
+        columns = [
             None if column is None else column.array for column in (self.x, self.y, self.weight)
-        )
+        ]
         places = None if order is None else asarray(order, device=device).array
         take = device.kernels["take"]
-        for start in range(0, self.rows, size):
-            rows = slice(start, min(start + size, self.rows))
+
+        def cut(step: int) -> Batch:
+            rows = slice(step * size, min((step + 1) * size, self.rows))
             if places is None:
-                cut = [None if column is None else column[rows, ...] for column in (x, y, weight)]
+                parts = [None if column is None else column[rows, ...] for column in columns]
             else:
                 at = places[rows]
-                cut = [
-                    None if column is None else take(column, at, axis=0)
-                    for column in (x, y, weight)
-                ]
-            yield tuple(None if part is None else Tensor(part, device) for part in cut)  # type: ignore[misc]
+                parts = [None if column is None else take(column, at, axis=0) for column in columns]
+            return tuple(None if part is None else Tensor(part, device) for part in parts)  # type: ignore[return-value]
+
+        return cut
 
 
 class StreamData:

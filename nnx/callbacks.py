@@ -26,6 +26,8 @@ class Callback:
 
     model: Any = None
     params: Mapping[str, Any] = {}
+    every_batch: bool = True
+    """Whether the batch hooks are to run at every batch; else some batches are passed over."""
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Run before the first epoch."""
@@ -72,6 +74,11 @@ class Hooks:
             callback.model, callback.params = model, params
         for hook in HOOKS:
             setattr(self, hook, [getattr(c, hook) for c in self.callbacks if _overrides(c, hook)])
+        self.every_batch = any(
+            c.every_batch
+            and (_overrides(c, "on_train_batch_begin") or _overrides(c, "on_train_batch_end"))
+            for c in self.callbacks
+        )
 
     on_train_begin: list[Callable[[Logs | None], None]]
     on_train_end: list[Callable[[Logs | None], None]]
@@ -262,6 +269,7 @@ class ProgressBar(Callback):
     """A bar an epoch on standard error, made with rich."""
 
     REFRESH_S = 0.1
+    every_batch = False
 
     def __init__(self) -> None:
         self._bar: Any = None

@@ -72,6 +72,10 @@ class Graph:
         return Graph(self.inputs, self.scalars, eqns, self.outputs if outputs is None else outputs)
 
 
+class CheckError(TraceError):
+    """A value was met that a check of a graph refuses."""
+
+
 # Ops that only graphs hold: what eager code does by a call of its own
 
 
@@ -93,7 +97,7 @@ def _iota(xp: Any, /, *, n: Any, dtype: Any) -> Any:
 def _check(xp: Any, x: Any, /) -> Any:
     """Stop the program where any element is true; the graph before it was lowered says why."""
     if bool(xp.to_numpy(xp.any(x))):
-        raise TraceError("check: a value that must not be was met.")
+        raise CheckError("check: a value that must not be was met.")
     return x
 
 
@@ -188,6 +192,8 @@ def _attr(value: Any) -> str:
     if isinstance(value, tuple):
         inside = ", ".join(_attr(item) for item in value)
         return f"({inside},)" if len(value) == 1 else f"({inside})"
+    if isinstance(value, slice):
+        return f"slice({', '.join(map(_attr, (value.start, value.stop, value.step)))})"
     return str(value) if isinstance(value, DType) else text_of(value)
 
 

@@ -17,6 +17,7 @@ from nnx import passes
 from nnx.device import Device, default_device
 from nnx.errors import DeviceError, GradientError, TraceError
 from nnx.graph import Graph, Var, interpret, pretty, typecheck
+from nnx.native import MISSED, Native
 from nnx.op import changes, recording
 from nnx.scalar import Facts, Scalar, evaluator, made, text_of, value_of
 from nnx.tensor import Tensor, asarray
@@ -122,6 +123,16 @@ class _Watch:
         self._names = _names_read(function)
         self._values = [_identity(read) for read in self._names]
         self._seen = changes.n
+
+    def names(self) -> tuple[list[tuple[Any, Any]], list[tuple[Any, str, Any]], Any]:
+        """Return what the names stand for now (cells, then globals), and the lists of layers."""
+        cells, others = [], []
+        for place, name in self._names:
+            if isinstance(place, dict):
+                others.append((place, name, place.get(name)))
+            else:
+                cells.append((place, getattr(place, "cell_contents", None)))
+        return cells, others, self._lists
 
     def broken(self) -> str | None:
         """Return what has changed since the trace, None if nothing has."""
@@ -301,8 +312,14 @@ class _Entry:
         self.graph = trace.graph(outputs)
         self.graph.scalars = [*self.names, *self.graph.scalars]
         typecheck(self.graph)
+        self._lowered: Graph | None = None
+        if device.backend.compile is not None:
+            # Before the facts are read: lowering may take more for granted.
+            self._lowered = passes.prepared(self.graph, device)
+            typecheck(self._lowered)
         self.getters = list(trace.getters.items())
         self.setters = [(obj, name, evaluator(text_of(s))) for obj, name, s in trace.setters]
+        self.setter_texts = [text_of(s) for _, _, s in trace.setters]
         self.draws = [
             (d.generator, d.names, evaluator(text_of(d.used))) for d in trace.draws.values()
         ]
@@ -319,6 +336,7 @@ class _Entry:
         self.watch = _Watch(trace, function)
         self.example = self.env(call)
         self.kinds = {name: isinstance(value, int) for name, value in self.example.items()}
+        self.varying = self.kinds.keys() - {_size_name(i) for i in range(len(call.leads))}
         self._program: Any = None
         self._run: Any = None
         del trace
@@ -347,12 +365,13 @@ class _Entry:
             return f"{failed[0]} was {self.required[failed[0]]} and is not any more"
         if reason is None:
             for index, had in self.needs_grad.items():
-                tensor = self._tensor(index)
+                tensor = self.tensor(index)
                 if (tensor.grad is not None) != had:
                     return "a parameter has a gradient where it had none, or the other way round"
         return reason
 
-    def _tensor(self, index: int) -> Tensor:
+    def tensor(self, index: int) -> Tensor:
+        """Return the tensor from outside that an input of the graph is."""
         tensor = self.captured[index]()
         if tensor is None:
             raise TraceError("A tensor that a compiled function used is gone.")
@@ -372,43 +391,58 @@ class _Entry:
         """Return the program, compiled at its first use."""
         if self._program is None:
             compile_graph = self.device.backend.compile
-            if compile_graph is None:
+            if compile_graph is None or self._lowered is None:
                 from nnx.execute import Interpreted
 
                 self._program = Interpreted(self.graph, self.device)
             else:
-                lowered = passes.prepared(self.graph, self.device)
-                typecheck(lowered)
-                self._program = compile_graph(lowered, self.updates(), self.kinds)
+                self._program = compile_graph(self._lowered, self.updates(), self.kinds)
         return self._program
 
-    def inputs(self, call: _Call) -> list[Tensor | Any]:
+    def inputs(self, arguments: Sequence[Tensor]) -> list[Tensor | Any]:
         """Return what each input of the graph is in a call: tensors, or arrays of literals."""
-        found: list[Any] = list(call.tensors)
+        found: list[Any] = list(arguments)
         for i in range(self.n_arguments, len(self.graph.inputs)):
             if i in self.grads:
-                found.append(self._tensor(self.grads[i]).grad)
+                found.append(self.tensor(self.grads[i]).grad)
             elif i in self.captured:
-                found.append(self._tensor(i))
+                found.append(self.tensor(i))
             else:
                 found.append(self.literals[i])
         return found
 
     def run(self, call: _Call, env: dict[str, Any]) -> Any:
-        """Run a call: nothing is assigned unless all of it succeeds."""
-        for generator, names, used in self.draws:
-            seed, stream, block = generator.reserve(used(env))
-            env.update(zip(names, (seed, stream, block), strict=True))
-        inputs = self.inputs(call)
+        """Run a call: nothing is assigned, and no random number used, unless all of it succeeds."""
+        inputs = self.inputs(call.tensors)
         program = self.program()
         if self._run is None:
-            from nnx.execute import Native, Plain
+            from nnx.execute import Plain
 
             self._run = (Native if hasattr(program, "setting") else Plain)(self)
-        tensors = self._run(inputs, env)
+        claims = self.claim(env)
+        try:
+            tensors = self._run(inputs, env)
+        except BaseException:
+            for generator, first, n in claims:
+                generator.give_back(first, n)
+            raise
         for obj, name, value in self.setters:
             vars(obj)[name] = value(env)
         return self.results.make(tensors, env)
+
+    def claim(self, env: dict[str, Any]) -> list[tuple[Any, int, int]]:
+        """Claim the random numbers of a call; return generators, first blocks and counts."""
+        claims = []
+        for generator, names, used in self.draws:
+            n = used(env)
+            seed, stream, block = generator.reserve(n)
+            env.update(zip(names, (seed, stream, block), strict=True))
+            claims.append((generator, block, n))
+        return claims
+
+    def repeat(self, call: _Call, args: Sequence[Any], env: dict[str, Any]) -> Any:
+        """Return what serves the next call if it is like this one; None where there is no such."""
+        return self._run.repeat(call, args, env) if hasattr(self._run, "repeat") else None
 
     def explain(self, inputs: Sequence[Any], env: dict[str, Any]) -> None:
         """Raise what eager mode says of values that a compiled step has refused."""
@@ -463,15 +497,24 @@ class Function:
         self._entries: dict[Any, list[_Entry]] = {}
         self._traces = 0
         self._lock = threading.RLock()
+        self.repeat: Any = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the compiled function; trace and compile it first if no earlier form fits."""
         if recording.trace is not None:
             return self._function(*args, **kwargs)
         with self._lock:
+            if self.repeat is not None and not kwargs:
+                result = self.repeat(args)
+                if result is not MISSED:
+                    return result
+            self.repeat = None
             call = _Call(args, kwargs, None)
             entry, env = self._entry(call, (args, kwargs))
-            return entry.run(call, env)
+            result = entry.run(call, env)
+            if not kwargs:
+                self.repeat = entry.repeat(call, args, env)
+            return result
 
     def __get__(self, owner: Any, kind: Any = None) -> Any:
         return self if owner is None else functools.partial(self, owner)

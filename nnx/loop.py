@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import signal
 import threading
-from collections.abc import Iterator
-from typing import Any, NoReturn
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, NoReturn
 
 from nnx import diagnose, random
-from nnx.batches import ArrayData, Data
+from nnx.batches import ArrayData, Batch, Data
 from nnx.callbacks import History, Hooks, Logs
+from nnx.epoch import Epoch
 from nnx.errors import DataError, NonFiniteError
+from nnx.graph import CheckError
+from nnx.jit import jit
 from nnx.metrics import Metric, Tally
 from nnx.nn.losses import Loss
 from nnx.nn.module import Module
+from nnx.op import recording
 from nnx.ops import reduce
 from nnx.optim import Optimizer
 from nnx.tape import enable_grad, no_grad
@@ -23,6 +29,10 @@ from nnx.tensor import Tensor
 
 EVALUATION_ROWS = 256
 """The batch size without a tape, where more rows at once cost only memory."""
+
+
+Step = Callable[[Tensor, Tensor, Tensor | None], tuple[float, Tensor, Tensor]]
+"""From a batch to the loss as a number and as a tensor, and the predictions."""
 
 
 class Compiled:
@@ -35,6 +45,19 @@ class Compiled:
         self.loss = loss
         self.metrics = metrics
         self.auto = auto
+        self.jitted: JittedStep | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy's network is another one, and so is its step.
+        return {**vars(self), "jitted": None}
+
+    def step(self, model: Module, jit: bool) -> Step | JittedStep:
+        """Return the step of training; the compiled one is kept for the next `fit`."""
+        if not jit:
+            return functools.partial(train_step, model, self.loss, self.optimizer)
+        if self.jitted is None or self.jitted.model is not model:
+            self.jitted = JittedStep(model, self.loss, self.optimizer)
+        return self.jitted
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -83,6 +106,44 @@ def train_step(
         value.backward()
         optimizer.step()
     return number, value, prediction
+
+
+class JittedStep:
+    """`train_step` of a network, compiled for its device; ``function`` is the compiled part."""
+
+    def __init__(self, model: Module, loss: Loss, optimizer: Optimizer) -> None:
+        self.model = model
+        self._eager = functools.partial(train_step, model, loss, optimizer)
+
+        def training_step(x: Tensor, y: Tensor, *weight: Tensor) -> tuple[Tensor, Tensor]:
+            optimizer.zero_grad()
+            prediction = model(x)
+            value = loss_of(loss, prediction, y, *(weight or (None,)))
+            recording.trace.expect_finite(value)
+            value.backward()
+            optimizer.step()
+            return value, prediction
+
+        self.function = jit(training_step)
+
+    def __call__(self, x: Tensor, y: Tensor, weight: Tensor | None) -> tuple[float, Tensor, Tensor]:
+        """Do one step; what is refused is done once more in eager mode, which says why."""
+        try:
+            batch = (x, y) if weight is None else (x, y, weight)
+            value, prediction = self.function(*batch)
+        except CheckError:
+            return self._eager(x, y, weight)
+        return value.item(), value, prediction
+
+    def epoch(self, data: Data, size: int) -> Epoch | None:
+        """Return what runs many steps like the last one at once, where its device can."""
+        repeat = self.function.repeat
+        if repeat is None or not isinstance(data, ArrayData):
+            return None
+        columns = [column.array for column in (data.x, data.y, data.weight) if column is not None]
+        if not all(array.flags.c_contiguous for array in columns):
+            return None
+        return Epoch(repeat, columns, size)
 
 
 def loss_of(loss: Loss, prediction: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
@@ -153,6 +214,20 @@ class _CtrlC:
 
 # Epochs
 
+BLOCK_S = 0.02
+"""How long steps are done without a look at Ctrl-C."""
+ELEMENTS = 1 << 20
+"""How many predictions are held at once."""
+
+
+class Block(NamedTuple):
+    """Steps that were done: the loss of each, the rows in each, and all their predictions."""
+
+    losses: list[float]
+    size: int
+    prediction: Tensor
+    y: Tensor
+
 
 class Loop:
     """One call of `fit`, its data checked and moved."""
@@ -166,10 +241,14 @@ class Loop:
         validation: Data | None,
         size: int,
         last: int,
+        jitted: bool,
     ) -> None:
         self._model, self._setup, self._hooks = model, setup, hooks
         self._data, self._validation = data, validation
         self._size, self._last = size, last
+        self._step = setup.step(model, jitted)
+        self._at_once = 8
+        self._suspect = isinstance(data, ArrayData) and not diagnose.is_finite(data.x)
 
     def run(self, epochs: range, shuffle: bool) -> None:
         """Train.
@@ -199,39 +278,80 @@ class Loop:
     def _steps(self, epoch: int, shuffle: bool, ctrl_c: _CtrlC) -> Logs:
         """Go through the data once; return the means over it."""
         model, setup, hooks, data = self._model, self._setup, self._hooks, self._data
-        loss, optimizer = setup.loss, setup.optimizer
         order = None
         if shuffle and isinstance(data, ArrayData):
             order = random.default_generator().host_permutation(data.rows)
-        suspect = isinstance(data, ArrayData) and not diagnose.is_finite(data.x)
         tally = Tally(setup.metrics)
-        total, rows = 0.0, 0
-        for step, (x, y, weight) in enumerate(data.batches(self._size, order)):
-            for call in hooks.on_train_batch_begin:
-                call(step, None)
-            if suspect and not diagnose.is_finite(x):
-                self._refuse_input(epoch, step, self._positions(order, rows, x.shape[0]), x, y)
-            number, value, prediction = train_step(model, loss, optimizer, x, y, weight)
-            if not math.isfinite(number):
-                where = self._positions(order, rows, x.shape[0])
-                self._not_finite(epoch, step, where, x, y, value)
-            n = x.shape[0]
-            total += number * n
-            rows += n
-            tally.add(prediction, y)
+        total, rows, step = 0.0, 0, 0
+        for block in self._blocks(epoch, order):
+            for number in block.losses:
+                total += number * block.size
+            rows += block.size * len(block.losses)
+            step += len(block.losses)
+            tally.add(block.prediction, block.y)
             if hooks.on_train_batch_end:
                 logs = {"loss": total / rows}
                 for call in hooks.on_train_batch_end:
-                    call(step, logs)
+                    call(step - 1, logs)
             if ctrl_c.noted and rows != data.rows:
-                self._interrupted(epoch, step + 1)
+                self._interrupted(epoch, step)
         bad = diagnose.bad_parameter(model)
         if bad:
             raise NonFiniteError(
                 f"In epoch {epoch + 1} of {self._last} every loss was finite, but now {bad}: a "
-                f"gradient overflowed in its last step. {_advice(optimizer)}"
+                f"gradient overflowed in its last step. {_advice(setup.optimizer)}"
             )
         return {"loss": total / rows, **tally.results()}
+
+    def _blocks(self, epoch: int, order: Any) -> Iterator[Block]:
+        """Do the steps of an epoch: one by one, or many at once where nothing comes between."""
+        data, size = self._data, self._size
+        jitted, suspect = self._step, self._suspect
+        alone = suspect or self._hooks.every_batch
+        if alone or not isinstance(data, ArrayData) or not isinstance(jitted, JittedStep):
+            for step, batch in enumerate(data.batches(size, order)):
+                yield self._one(epoch, step, order, batch, suspect)
+            return
+        cut, step, n = data.cutter(size, order), 0, data.rows // size
+        many = None
+        while step < data.steps(size):
+            # The first step makes what the others repeat; the last may be smaller.
+            block = self._many(many, step, n, order) if many is not None and step < n else None
+            if block is None:
+                block = self._one(epoch, step, order, cut(step), False)
+                many = jitted.epoch(data, size) if step + 2 < n else None
+            yield block
+            step += len(block.losses)
+
+    def _one(self, epoch: int, step: int, order: Any, batch: Batch, suspect: bool) -> Block:
+        """Do one step. Raises: NonFiniteError where its loss, or what it hides, is not finite."""
+        x, y, weight = batch
+        for call in self._hooks.on_train_batch_begin:
+            call(step, None)
+        first = step * self._size
+        if suspect and not diagnose.is_finite(x):
+            self._refuse_input(epoch, step, self._positions(order, first, x.shape[0]), x, y)
+        number, value, prediction = self._step(x, y, weight)
+        if not math.isfinite(number):
+            where = self._positions(order, first, x.shape[0])
+            self._not_finite(epoch, step, where, x, y, value)
+        return Block([number], x.shape[0], prediction, y)
+
+    def _many(self, many: Epoch, step: int, n: int, order: Any) -> Block | None:
+        """Do some steps at once; None where the next one has to be done alone."""
+        start = time.perf_counter()
+        steps = many.run(step, min(self._at_once, n - step), order, kept=(1,))
+        if steps is None or not steps.done:
+            return None
+        time_s = (time.perf_counter() - start) / steps.done
+        losses, predictions = steps.results
+        device = self._model.device
+        elements = max(1, predictions[0].size)
+        self._at_once = max(1, min(int(BLOCK_S / time_s), 2 * self._at_once, ELEMENTS // elements))
+        joined = predictions.reshape(-1, *predictions.shape[2:])
+        return Block(
+            losses.tolist(), self._size, Tensor(joined, device), Tensor(steps.rows[1], device)
+        )
 
     def _validated(self) -> Logs:
         if self._validation is None:

@@ -49,6 +49,8 @@ def common_subexpressions(graph: Graph) -> Graph:
 def _key(x: Any) -> Any:
     if isinstance(x, tuple | list):
         return tuple(map(_key, x))
+    if isinstance(x, slice):
+        return ("slice", *map(_key, (x.start, x.stop, x.step)))
     if isinstance(x, Var):
         return id(x)
     if isinstance(x, Scalar):

@@ -109,6 +109,12 @@ class Generator:
             self._block = first + n_blocks
             return self._seed, self._stream, first
 
+    def give_back(self, first: int, n_blocks: int) -> None:
+        """Return the blocks of the last `reserve`, unless others were drawn since."""
+        with self._lock:
+            if self._block == first + n_blocks:
+                self._block = first
+
     def uniform(
         self,
         low: float = 0.0,

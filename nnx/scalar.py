@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,9 +48,13 @@ class Facts:
 @functools.lru_cache(maxsize=4096)
 def evaluator(text: str) -> Callable[[Env], Any]:
     """Return a function that works an expression out for values of its variables."""
-    code = compile(text, "<scalar>", "eval")
+    looked_up = _WORD.sub(lambda word: f"env[{word[0]!r}]", text)
     scope = {"__builtins__": {}, "nan": math.nan, "inf": math.inf}
-    return lambda env: eval(code, scope, env)
+    found: Callable[[Env], Any] = eval(f"lambda env: {looked_up}", scope)
+    return found
+
+
+_WORD = re.compile(r"\b(?!(?:and|or|not|if|else|is|True|False|nan|inf)\b)[A-Za-z_]\w*")
 
 
 class Scalar:

@@ -59,6 +59,11 @@ def is_one(n: Any) -> bool:
     return type(n) is not IntScalar and n == 1
 
 
+def is_zero(n: Any) -> bool:
+    """Return whether a number is 0 for good."""
+    return type(n) is not IntScalar and n == 0
+
+
 def same(shape: Shape, *_: Any, **__: Any) -> Shape:
     """Return the first input's shape: for ops that change values only."""
     return shape
@@ -67,6 +72,31 @@ def same(shape: Shape, *_: Any, **__: Any) -> Shape:
 def elementwise(*shapes: Shape, **_: Any) -> Shape:
     """Return the broadcast shape: for ops that work element by element."""
     return broadcast(*shapes)
+
+
+def span(item: slice, n: Any) -> tuple[Any, Any, int]:
+    """Return where a slice of an axis of n entries starts, how many it takes, and its step.
+
+    The batch's size stays a scalar, but for steps other than 1 and -1; where the outcome depends
+    on it, as for the first ten rows of a batch, that becomes a fact of the trace.
+    """
+    parts = (item.start, item.stop, item.step)
+    step = 1 if item.step is None else item.step
+    plain = not isinstance(n, IntScalar) and not any(isinstance(p, IntScalar) for p in parts)
+    if plain or isinstance(step, IntScalar) or step not in (1, -1):
+        start, stop, step = item.indices(n)
+        return start, len(range(start, stop, step)), step
+    low, high = (0, n) if step == 1 else (-1, n - 1)
+    first, last = (low, high) if step == 1 else (high, low)
+    start = first if item.start is None else _clipped(item.start, n, low, high)
+    stop = last if item.stop is None else _clipped(item.stop, n, low, high)
+    count = (stop - start) * step
+    return start, count if count > 0 else 0, step
+
+
+def _clipped(i: Any, n: Any, low: Any, high: Any) -> Any:
+    i = i + n if i < 0 else i
+    return low if i < low else high if i > high else i
 
 
 def unbroadcast_axes(shape: Shape, target: Shape) -> tuple[tuple[int, ...], bool]:

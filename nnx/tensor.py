@@ -103,6 +103,8 @@ class Tensor:
         """The one value as a Python number. Raises: ShapeError if there is not exactly one."""
         if self.size != 1:
             raise ShapeError(f"A tensor of shape {self.shape} is not one number. Use .tolist().")
+        if recording.trace is None:
+            return self.device.backend.to_numpy(self.array).item()
         return self.numpy().item()
 
     def __float__(self) -> float:

@@ -226,6 +226,11 @@ class Recorder:
         self.record(CHECK, (bad,), {})
         return False
 
+    def expect_finite(self, x: Tensor) -> None:
+        """Note that no element may be NaN or infinite: else nothing of the call is assigned."""
+        finite = self.call("isfinite", x.array)
+        self.found(self.call("logical_not", finite))
+
     def in_range(self, labels: Traced, stop: Any) -> bool:
         """Note that whole numbers lie in 0 to stop - 1."""
         bad = self.call("greater_equal", labels, stop)

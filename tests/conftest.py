@@ -15,6 +15,11 @@ EVERYWHERE = ("loops", "numpy", "numba", "array_api:array_api_strict")
 ELSEWHERE = {"array_api:torch": "torch", "array_api:jax.numpy": "jax"}
 
 
+def pytest_addoption(parser):
+    """Let ``--graphs 2000`` draw more random programs than the ordinary 200, and compile all."""
+    parser.addoption("--graphs", type=int, default=200, help="random programs to draw")
+
+
 def why_not(name):
     """Return why a device cannot be used here, None where it can."""
     module = ELSEWHERE.get(name)

@@ -15,6 +15,7 @@ import nnx
 from nnx import philox
 from nnx.kernels import blas, runtime
 
+epoch = pytest.importorskip("nnx.kernels.epoch")
 native = pytest.importorskip("nnx.kernels.native")
 intrinsics = pytest.importorskip("nnx.kernels.intrinsics")
 mp.mp.dps = 40
@@ -476,12 +477,43 @@ def test_machine_code_needs_libm_and_blas_alone():
     assert needs <= LIBM | {f"{name}f" for name in LIBM} | set(blas.symbols())
 
 
+@pytest.mark.parametrize("way", [PLAIN, COMPILED])
+def test_steps_run_by_address_over_gathered_rows(way):
+    step = made("x = f32_at(table[0])\ny = f64_at(table[1])\nn = table[2]\nif n == 9:\n"
+                "    return 2\nfor i in range(3):\n    y[i] = f64(x[i]) * n")  # fmt: skip
+    native_step = native.link(step)
+    rows = np.arange(12, dtype=np.float32).reshape(6, 2)[:, :1].copy()
+    assert {"copy_bytes", "call_at"} <= set(re.findall(r"\w+", epoch.SOURCE))
+    for order, numbers in ((None, [1, 2]), ([5, 0, 2, 1, 1, 4], [3, 4]), (None, [7, 9])):
+        table, batch = np.zeros(3, np.int64), np.full(3, -1.0, np.float32)
+        out = np.zeros((2, 3))
+        places = None if order is None else np.array(order, np.int64)
+        job = epoch.job_of(
+            native_step, table, 2, 3, places,
+            [epoch.Column(rows.ctypes.data, 4, batch.ctypes.data, 0, 0)],
+            [epoch.Result(1, out.ctypes.data, 24)], np.array([[n] for n in numbers]), [2],
+        )  # fmt: skip
+        if way is PLAIN:
+            space = {}
+            exec(epoch.SOURCE, space)
+            status = space["step"](job)
+        else:
+            status = epoch.driver().bind(job.ctypes.data)()
+        taken = rows[:, 0] if order is None else rows[order, 0]
+        done = 1 if 9 in numbers else 2
+        expected = taken.reshape(2, 3) * np.array(numbers)[:, None]
+        np.testing.assert_array_equal(out[:done], expected[:done])
+        assert (status, job[2]) == ((2, 1) if done == 1 else (0, 2))
+        assert not out[done:].any()
+
+
 def test_every_name_has_a_twin_and_a_test():
     with open(__file__, encoding="utf-8") as file:
         text = file.read()
     named = {*UNARY, *BINARY, *TESTS, *INT_BINARY, *LOGIC, *TYPES, *re.findall(r"\w+", text)}
     named |= {f"{t}_{end}" for t in TYPES for end in ("at", "slot", "shift")}
     named |= {f"{t}_gemm" for t in FLOATS}
+    named |= {"pair_u64", "scaled_i64"}  # tested in test_jit_random.py
     assert set(intrinsics.TABLE) <= named
     public = {name for name, value in vars(runtime).items() if _is_offered(name, value)}
     assert public == set(intrinsics.TABLE)

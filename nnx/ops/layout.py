@@ -8,7 +8,8 @@ from typing import Any
 
 from nnx import dtypes, shapes
 from nnx.errors import DTypeError, ShapeError
-from nnx.op import op, primitive
+from nnx.op import op, primitive, recording
+from nnx.scalar import IntScalar
 from nnx.shapes import Shape
 
 reshape = primitive(
@@ -285,7 +286,7 @@ def _shape_of_key(x: Shape, *indices: Shape, key: tuple[Any, ...]) -> Shape:
             result.append(1)
             continue
         if isinstance(item, slice):
-            result.append(x[at] if item == slice(None) else len(range(*item.indices(x[at]))))
+            result.append(x[at] if item == slice(None) else shapes.span(item, x[at])[1])
         elif isinstance(item, int) and not -x[at] <= item < x[at]:
             raise ShapeError(f"index {item} is outside axis {at} of {x}, size {x[at]}.")
         at += 1
@@ -342,7 +343,7 @@ def getitem(x: Any, key: Any, /) -> Any:
             template.append(_plain_slice(item))
         elif isinstance(item, bool):
             raise TypeError("x[True] is no index: use an array of booleans, or x[None].")
-        elif hasattr(item, "__index__") and not getattr(item, "shape", ()):
+        elif _is_whole(item):
             template.append(item.__index__())
         else:
             for index in x.index_arrays(item):
@@ -353,11 +354,19 @@ def getitem(x: Any, key: Any, /) -> Any:
     return _getitem(x, *indices, key=tuple(template))
 
 
+def _is_whole(item: Any) -> bool:
+    """Return whether an index is one number that Python knows; that of a trace is an array."""
+    if recording.trace is not None and hasattr(item, "array"):
+        return False
+    return hasattr(item, "__index__") and not getattr(item, "shape", ())
+
+
 def _plain_slice(item: Any) -> Any:
     if not isinstance(item, slice):
         return item
     parts = (item.start, item.stop, item.step)
-    return slice(*(None if part is None else part.__index__() for part in parts))
+    kept = (type(None), IntScalar)
+    return slice(*(part if isinstance(part, kept) else part.__index__() for part in parts))
 
 
 @op(

@@ -48,6 +48,26 @@ class _Entry:
 Change = tuple[_Entry, Any, Slots]
 
 
+class _Rate:
+    """The rate of the step after ``more`` further ones, for a compiled function to ask for."""
+
+    def __init__(self, optimizer: Optimizer, more: int) -> None:
+        self._optimizer, self._more = optimizer, more
+
+    @property
+    def steady(self) -> bool:
+        """Whether it is the same for every step."""
+        return self._optimizer._schedule is None
+
+    def __call__(self) -> float:
+        """Return the rate; it is then the one in force."""
+        optimizer = self._optimizer
+        if optimizer._schedule is not None:
+            rate = optimizer._schedule(optimizer.step_count + self._more)
+            optimizer._lr = optimizer._checked_rate(rate)
+        return optimizer._lr
+
+
 def _device_of(entry: _Entry) -> Device:
     return entry.param.device
 
@@ -232,7 +252,7 @@ class Optimizer:
             raise
         finally:
             recording.on = taped
-            self.xp = nnx
+            vars(self).pop("xp", None)  # a module, which no copy could be made of
         for entry, value, slots in changes:
             entry.param.assign(value)
             for name, array in slots.items():
@@ -248,13 +268,7 @@ class Optimizer:
         if not done:
             trace.attribute(self, "step_count", self.step_count)
             trace.attribute(self, "_lr", self._lr)
-        self._lr = trace.number(self._lr, functools.partial(self._rate_after, done))
-
-    def _rate_after(self, more: int) -> float:
-        """Return the rate of the step after ``more`` further ones; keep it as the one in force."""
-        if self._schedule is not None:
-            self._lr = self._checked_rate(self._schedule(self.step_count + more))
-        return self._lr
+        self._lr = trace.number(self._lr, _Rate(self, done))
 
     def _array_change(self, entry: _Entry, device: Device) -> Change:
         """Return the new arrays of a parameter and its slots, from ``update`` over arrays."""
