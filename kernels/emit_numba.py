@@ -133,7 +133,7 @@ class _Emitter:
                 self.head.append("    " + self._pointer_line(x.dtype, f"y{k}", slot))
             slot += 1
         out.last = slot
-        for buffer in shared(self._lives()):
+        for buffer in shared(self._lives(), self.plan.heirs()):
             buffer.slot = slot
             out.buffers.append(buffer)
             for x in buffer.vars:

@@ -178,7 +178,7 @@ class Plan:
             # What no check needs runs after all of them: results may lie where older ones are.
             first = 1 + max(stage[eqn.out] for eqn in checks)
             self._order(compute, first, self._below_all(checks))
-        last = max(stage.values(), default=0) + 1
+        last = self._last = max(stage.values(), default=0) + 1
         for x in self.late:
             eqn = self.maker.get(x)
             if eqn is not None and is_elementwise(eqn.op.name):
@@ -282,6 +282,9 @@ class Plan:
         fits = len(group.domain) > 1 and any(same_shape(shape, s) for s in group.row_shapes)
         if not (fits and rows):
             return False
+        if not inside and self._stage[eqn.out] == self._last:
+            # A vector to be replaced may be as long as some matrix, and yet have loops of its own.
+            return False
         if kind in ("row", "column"):
             return False
         if kind == "other" and eqn.op is not CHECK:
@@ -314,3 +317,27 @@ class Plan:
         if eqn is None or not self.is_free(eqn):
             return []
         return [y for y, _ in self.sources(eqn) if y in self.maker]
+
+    def heirs(self) -> dict[Var, set[Var]]:
+        """Return for stored values what they may be written over: the loop that makes one reads
+        each element of the other for the last time just before.
+        """
+        found: dict[Var, set[Var]] = {}
+        for group in self.groups:
+            # Loops over rows may go over a row again.
+            if not group.alone and not group.rows:
+                found |= self._heirs_in(group)
+        return found
+
+    def _heirs_in(self, group: Group) -> dict[Var, set[Var]]:
+        own_only: dict[Var, bool] = {}
+        for eqn in group.eqns:
+            for x, own in self.sources(eqn):
+                fits = own and same_shape(x.shape, group.domain)
+                own_only[x] = fits and own_only.get(x, True)
+        old = [x for x, fits in own_only.items() if fits and self.group_of.get(x) is not group]
+        return {
+            eqn.out: {x for x in old if x.dtype is eqn.out.dtype}
+            for eqn in group.eqns
+            if is_elementwise(eqn.op.name) and same_shape(eqn.out.shape, group.domain)
+        }

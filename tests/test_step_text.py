@@ -119,3 +119,30 @@ def test_step_leaves_blas_the_threads_it_had(limit, sizes):
     finally:
         blas.set_threads(before)
     assert (out == np.prod(sizes[1:-1])).all()
+
+
+def test_elementwise_loop_writes_over_what_it_reads_last():
+    x, w = (nnx.asarray(np.ones((4, 4), "f4"), device="numba") for _ in range(2))
+    program = program_of(Form(lambda x, w: nnx.relu(x @ w) @ w, (x, w)).lowered)
+    assert len(program.emitted.buffers) == 1
+    # Read along rows and columns, or again after a sum of the row, it must stay as it was.
+    program = program_of(Form(lambda x, w: nnx.relu((x @ w).T) @ w, (x, w)).lowered)
+    assert len(program.emitted.buffers) == 2
+    program = program_of(Form(lambda x, w: nnx.softmax(x @ w, axis=-1) @ w, (x, w)).lowered)
+    assert len(program.emitted.buffers) == 2
+
+
+def test_vectors_that_are_replaced_do_not_part_the_loop_over_a_matrix():
+    nnx.random.seed(0)
+    model = nn.Sequential(nn.Dense(6, in_features=6)).to("numba")
+    opt = optim.SGD(model.parameters(), lr=0.1)
+
+    def step(x):
+        opt.zero_grad()
+        value = (model(x) ** 2).sum()
+        value.backward()
+        opt.step()
+        return value
+
+    x = nnx.asarray(np.ones((8, 6), "f4"), device="numba")
+    assert "in range(36):" in nnx.jit(step).lower(x).source
