@@ -27,6 +27,7 @@ import llvmlite  # type: ignore[import-untyped]
 import llvmlite.binding as llvm  # type: ignore[import-untyped]
 
 from nnx import philox
+from nnx.locks import hold_at_fork
 from nnx.kernels.native import (
     MissingSymbolError,
     NativeFunction,
@@ -56,7 +57,7 @@ SETTINGS = (
     "NUMBA_SLP_VECTORIZE",
 )
 
-_lock = threading.RLock()
+_lock = hold_at_fork(threading.RLock())  # so no child begins in the middle of compiling
 _loaded: dict[str, NativeFunction] = {}
 _warned: set[str] = set()
 

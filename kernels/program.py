@@ -11,6 +11,7 @@ import numpy as np
 from nnx.graph import Graph
 from nnx.kernels import blas, cache
 from nnx.kernels.emit_numba import Emitted, emit
+from nnx.locks import renew_at_fork
 from nnx.scalar import Scalar, evaluator, text_of
 
 ALIGNMENT = 64
@@ -79,6 +80,7 @@ class Program:
         self.native: Any = None
         self._settings: dict[tuple[Any, ...], Setting] = {}
         self.lock = threading.Lock()
+        renew_at_fork(self, "lock")
         self._sizes = [name for name in kinds if any(
             name in text_of(n) for b in self.emitted.buffers for n in b.var.shape
             if isinstance(n, Scalar)
