@@ -1,7 +1,7 @@
 """Training steps on the CPU: `nnx.jit` beside PyTorch, JAX, NumPy by hand, and the GEMMs alone.
 
     python -m benchmarks.train [--cells 784-16-16-10/32 ...] [--peers torch,jax] [--out]
-    python -m benchmarks.train --check | --first-call | --mnist [--data-dir DIR]
+    python -m benchmarks.train --check | --first-call | --loop | --mnist [--data-dir DIR]
 
 One step is forward, loss, backward and update, with the loss as a Python number at its end.
 README.md in this folder says the method and what the file holds.
@@ -16,7 +16,7 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
-from benchmarks import first_call, machine, mnist, problems, rounds
+from benchmarks import epoch_loop, first_call, machine, mnist, problems, rounds
 from benchmarks.contestants import PEERS
 from benchmarks.problems import CELLS, LEARNING_RATE
 
@@ -28,6 +28,7 @@ TIMES_NNX = {
 }
 """How many times nnx's step a contestant's has to take at least; 1 where nothing is said."""
 FIRST_CALL_S = {"cold": 1.5, "warm": 0.35}
+ADDED_US = 2.0
 MNIST_S = 2.0
 MNIST_ACCURACY = 0.94
 CHECKED = {"784-16-16-10/32/sgd": "numpy", "784-512-512-10/1024/sgd": "floor"}
@@ -145,6 +146,22 @@ def run_first_call(options: argparse.Namespace, peers: list[str]) -> Section:
     return {"cell": first_call.CELL.name, "figures": rows, "limits": verdicts}
 
 
+def run_loop(options: argparse.Namespace) -> Section:
+    """Measure what the loop of `fit` adds to a step."""
+    rows = epoch_loop.measure(options.rounds or 15)
+    for row in rows:
+        low, high = row["added_us"]["quartiles"]
+        median = row["added_us"]["median"]
+        print(f"fit, {row['contestant']:15} {median:+6.2f} us beside a step of "
+              f"{row['step_us']:.1f} (quartiles {low:+.2f} to {high:+.2f})")  # fmt: skip
+    verdicts = [
+        verdict(f"loop of fit, {row['contestant']}, us", row["added_us"]["median"], "at most",
+                ADDED_US)
+        for row in rows
+    ]  # fmt: skip
+    return {"rows": epoch_loop.ROWS, "figures": rows, "limits": verdicts}
+
+
 def run_mnist(options: argparse.Namespace, peers: list[str]) -> Section:
     """Measure the whole program on MNIST."""
     names = ["nnx", *(p for p in peers if p in mnist.PROGRAMS)]
@@ -185,6 +202,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--check", action="store_true", help="two figures without peers, for CI")
     mode.add_argument("--first-call", action="store_true", help="compile times, cold and warm")
+    mode.add_argument("--loop", action="store_true", help="what the loop of fit adds to a step")
     mode.add_argument("--mnist", action="store_true", help="a whole program on full MNIST")
     parser.add_argument("--cells", nargs="*", default=[], help="cells whose names start so")
     parser.add_argument("--peers", help=f"of {','.join(PEERS)}; default: those installed")
@@ -208,6 +226,8 @@ def main(arguments: list[str] | None = None) -> int:
         mode, section = "check", run_check(options)
     elif options.first_call:
         mode, section = "first_call", run_first_call(options, chosen_peers(options))
+    elif options.loop:
+        mode, section = "loop", run_loop(options)
     elif options.mnist:
         mode, section = "mnist", run_mnist(options, chosen_peers(options))
     else:

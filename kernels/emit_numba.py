@@ -8,6 +8,7 @@ replaces. It returns 0, or the number of the check that failed before anything w
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from nnx.kernels.draws import KINDS as DRAWS
 from nnx.kernels.draws import drawn, order
 from nnx.kernels.expressions import CAST, cast_of, constant, written
 from nnx.kernels.groups import Group, Plan, is_view
+from nnx.kernels.memory import Buffer, Life, lifetimes, shared
 from nnx.scalar import Scalar, text_of
 
 FAILED_CHECK, FAILED_INDEX = 2, 3
@@ -59,13 +61,6 @@ class Scope:
         return scope
 
 
-class Buffer:
-    """Memory of one value: its slot in the table, and when it is first and last used."""
-
-    def __init__(self, var: Var, slot: int, first: int) -> None:
-        self.var, self.slot, self.first, self.last = var, slot, first, first
-
-
 class Emitted:
     """The text of a step, and what its table holds where."""
 
@@ -100,8 +95,6 @@ class _Emitter:
         self.numbers: dict[str, str] = {}
         self.count = 0
         self.n_loops = 0
-        self.step = 0
-        self.buffer: dict[Var, Buffer] = {}
         self.used = {"i64"}
 
     # The whole
@@ -137,25 +130,21 @@ class _Emitter:
                 self.head.append("    " + self._pointer_line(x.dtype, f"y{k}", slot))
             slot += 1
         out.last = slot
-        for x in self.plan.stored:
-            if x not in self.pointer:
-                buffer = Buffer(x, slot, -1)
-                self.buffer[x] = buffer
-                out.buffers.append(buffer)
-                self._declare(x, f"w{len(out.buffers) - 1}", slot)
-                slot += 1
+        for buffer in shared(self._lives()):
+            buffer.slot = slot
+            out.buffers.append(buffer)
+            for x in buffer.vars:
+                self.pointer[x] = f"w{len(out.buffers) - 1}"
+            self.head.append("    " + self._pointer_line(buffer.dtype, self.pointer[x], slot))
+            slot += 1
         out.size = slot
         for group in self.plan.groups:
-            self._touch(group)
             if group.alone:
                 self._alone(group.eqns[0])
             else:
                 self._group(group)
-            self.step += 1
         for name, x in self.copies:
             self._copy(name, x)
-        for buffer in out.buffers:
-            buffer.first = max(buffer.first, 0)
         self.top.put("return 0")
         out.source = self._text()
         return out
@@ -182,7 +171,7 @@ class _Emitter:
         self.head.append("    " + self._pointer_line(x.dtype, name, slot))
 
     def _pointer_line(self, dtype: Any, name: str, slot: int) -> str:
-        return f"{name} = {cast_of(dtype)}_at(table[{slot}])"
+        return f"{name} = {cast_of(dtype)}_slot(table, {slot})"
 
     def _writes_directly(self, k: int, x: Var) -> bool:
         """Return whether an output is written where it is computed, and not copied at the end."""
@@ -213,13 +202,14 @@ class _Emitter:
         maker = self.plan.maker.get(x)
         return bool(maker and is_view(maker) and any(self._view_of(y, old) for y in maker.vars))
 
-    def _touch(self, group: Group) -> None:
-        for eqn in group.eqns:
-            for x in [eqn.out, *(y for y, _ in self.plan.sources(eqn))]:
-                buffer = self.buffer.get(x)
-                if buffer is not None:
-                    buffer.first = self.step if buffer.first < 0 else buffer.first
-                    buffer.last = self.step
+    def _lives(self) -> list[Life]:
+        """Return when each value that needs work memory is in use."""
+        steps = [
+            [x for eqn in group.eqns for x in (eqn.out, *(y for y, _ in self.plan.sources(eqn)))]
+            for group in self.plan.groups
+        ]
+        steps.append([y for _, x in self.copies for y in self._roots(x)])
+        return lifetimes(steps, [x for x in self.plan.stored if x not in self.pointer])
 
     # Numbers
 
@@ -233,7 +223,7 @@ class _Emitter:
                 self._scalar(name, text)
             name = f"k{len(self.numbers)}"
             self.numbers[key] = name
-            self.head.append(f"    {name} = {key}")
+            self.head.append(f"    {name} = {_with_calls_of_pow(key)}")
         return self.numbers[key]
 
     def _scalar(self, name: str, text: str) -> None:
@@ -718,9 +708,6 @@ class _Emitter:
         inner.put(f"{name}[{self.flat(x.shape, index)}] = {text}")
         self._close(inner, outer)
         self.top.lines += outer.lines
-        for buffer in [self.buffer.get(y) for y in self._roots(x)]:
-            if buffer is not None:
-                buffer.last = self.step
 
     def _roots(self, x: Var) -> Iterator[Var]:
         maker = self.plan.maker.get(x)
@@ -998,6 +985,27 @@ class _Emitter:
         scope.put(f"{self.pointer[eqn.out]}[{place}] = {total}")
         self._close(scope, outer)
         self.top.lines += outer.lines
+
+
+class _Powers(ast.NodeTransformer):
+    """Writes powers of floats as calls of the runtime: Numba's own is a function of its library."""
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        below = list(ast.walk(node.left))
+        is_float = any(
+            isinstance(n, ast.Div) or (isinstance(n, ast.Constant) and isinstance(n.value, float))
+            for n in below
+        )
+        if isinstance(node.op, ast.Pow) and is_float:
+            return ast.Call(ast.Name("pow"), [node.left, node.right], [])
+        return node
+
+
+def _with_calls_of_pow(text: str) -> str:
+    if "**" not in text:
+        return text
+    return ast.unparse(_Powers().visit(ast.parse(text, mode="eval")))
 
 
 def _same(x: Sequence[Any], y: Sequence[Any]) -> bool:

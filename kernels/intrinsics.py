@@ -17,7 +17,7 @@ from typing import Any
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import lower_builtin
+from numba.extending import lower_builtin, models, register_model
 
 from nnx.kernels import blas, words
 from nnx.kernels.elementary import FLOAT32, FLOAT64, I1, Arithmetic
@@ -144,30 +144,73 @@ class _SetItem(AbstractTemplate):
         return None
 
 
+class Region(types.CPointer):
+    """A pointer to memory that is reached by one entry of the table alone."""
+
+    def __init__(self, dtype: Type, slot: int) -> None:
+        super().__init__(dtype)
+        self.name = f"{self.name}[{slot}]"
+        self.slot = slot
+
+    @property
+    def key(self) -> Any:
+        """What tells two types apart: Numba keeps one object of each."""
+        return self.dtype, self.slot
+
+
+register_model(Region)(models.PointerModel)
+
+
+def _mark(b: Any, pointer: Type, kind: type) -> None:
+    """Tell LLVM that the access just built reaches no other region's memory.
+
+    Regions are to LLVM what types are in C, whose objects of two types are two objects.
+    """
+    if isinstance(pointer, Region):
+        access = next(i for i in reversed(b.block.instructions) if isinstance(i, kind))
+        root = b.module.add_metadata(["nnx table"])
+        region = b.module.add_metadata([f"slot {pointer.slot}", root, ir.Constant(I64, 0)])
+        tag = b.module.add_metadata([region, region, ir.Constant(I64, 0)])
+        access.set_metadata("tbaa", tag)
+
+
 @lower_builtin(operator.getitem, types.CPointer, types.intp)
 def _load(context: Any, b: Any, sig: Any, args: tuple[Value, ...]) -> Value:
     pointer, index = args
-    return context.unpack_value(b, sig.return_type, b.gep(pointer, [index], inbounds=True))
+    out = context.unpack_value(b, sig.return_type, b.gep(pointer, [index], inbounds=True))
+    _mark(b, sig.args[0], ir.LoadInstr)
+    return out
 
 
 @lower_builtin(operator.setitem, types.CPointer, types.intp, types.Any)
 def _store(context: Any, b: Any, sig: Any, args: tuple[Value, ...]) -> Value:
     pointer, index, value = args
     context.pack_value(b, sig.args[2], value, b.gep(pointer, [index], inbounds=True))
+    _mark(b, sig.args[0], ir.StoreInstr)
     return context.get_dummy_value()
 
 
 def _pointer(name: str, target: Type) -> None:
     kind = types.CPointer(target)
 
+    def slot_types(context: Any, table: Type, n: Type) -> Any:
+        if isinstance(n, types.IntegerLiteral):
+            return signature(Region(target, n.literal_value), table, n)
+        return None
+
     def lower_at(context: Any, b: Any, sig: Any, args: tuple[Value, ...]) -> Value:
         return b.inttoptr(args[0], context.get_value_type(kind))
+
+    def lower_slot(context: Any, b: Any, sig: Any, args: tuple[Value, ...]) -> Value:
+        address = b.load(b.gep(args[0], [ir.Constant(I64, sig.args[1].literal_value)]))
+        return b.inttoptr(address, context.get_value_type(kind))
 
     def lower_shift(context: Any, b: Any, sig: Any, args: tuple[Value, ...]) -> Value:
         return b.gep(args[0], [args[1]], inbounds=True)
 
     _register(f"{name}_at", lambda _, address: signature(kind, types.int64), lower_at)
-    _register(f"{name}_shift", lambda _, p, n: signature(kind, kind, types.intp), lower_shift)
+    _register(f"{name}_slot", slot_types, lower_slot)
+    _register(f"{name}_shift", lambda _, p, n: signature(p, p, types.intp), lower_shift)
 
 
 for _name, _type in SCALARS.items():
@@ -502,11 +545,12 @@ _ROW_MAJOR, _AS_IS, _TRANSPOSED = 101, 111, 112
 
 
 def _gemm(name: str, routine: str, target: Type) -> None:
-    pointer = types.CPointer(target)
-
     def types_of(context: Any, *args: Type) -> Any:
         n = types.int64
-        return signature(types.none, n, n, n, n, n, pointer, n, pointer, n, pointer, n)
+        a, b_, c = (args[i] for i in (5, 7, 9))
+        if any(not isinstance(p, types.CPointer) or p.dtype != target for p in (a, b_, c)):
+            return None
+        return signature(types.none, n, n, n, n, n, a, n, b_, n, c, n)
 
     def lower(context: Any, b: Any, sig: Any, args: tuple[Value, ...]) -> Value:
         ta, tb, m, n, k, a, lda, b_, ldb, c, ldc = args

@@ -11,7 +11,7 @@ import functools
 import importlib
 import os
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm  # type: ignore[import-untyped]
@@ -94,17 +94,70 @@ def compile_step(source: str, file_name: str) -> ObjectCode:
         typing.refresh()
         target.refresh()
         table = types.CPointer(types.int64)  # type: ignore[no-untyped-call]
-        result = compiler.compile_extra(  # type: ignore[no-untyped-call]
-            typing, target, step, (table,), types.int64, flags, {}
-        )
-        library = result.library
-        entry = _add_entry(target, library, result.fndesc)
+        with _unoptimized():
+            result = compiler.compile_extra(  # type: ignore[no-untyped-call]
+                typing, target, step, (table,), types.int64, flags, {}
+            )
+            library = result.library
+            entry = _add_entry(target, library, result.fndesc)
         # Numba links what it compiles, and LLVM aborts the process where it cannot.
-        _check(_declared(llvm.parse_assembly(library.get_llvm_str())))
-        library.finalize()
-        _, _, (code, _) = library.serialize_using_object_code()
-        needs = _undefined(code, library.get_llvm_str())
+        module = llvm.parse_assembly(library.get_llvm_str())
+        _check(_declared(module))
+        if _helpers(module):
+            library.finalize()
+            _, _, (code, _) = library.serialize_using_object_code()
+            module = llvm.parse_assembly(library.get_llvm_str())
+        else:
+            code = _optimized(module)
+        needs = _undefined(code, module)
     return ObjectCode(entry, tuple(sorted(needs)), code)
+
+
+@contextlib.contextmanager
+def _unoptimized() -> Iterator[None]:
+    """Keep Numba's own passes off while a function is lowered: they unroll short loops."""
+    from numba.core import config
+
+    level = config.OPT
+    config.OPT = type(level)(0)
+    try:
+        yield
+    finally:
+        config.OPT = level
+
+
+def _helpers(module: Any) -> list[str]:
+    """Return the functions of Numba's own that a module needs and only Numba can link with it."""
+    return [f.name for f in module.functions if f.is_declaration and f.name.startswith("_ZN")]
+
+
+def _optimized(module: Any) -> bytes:
+    """Return the object code of a module, whose loops are put in vectors before any is unrolled.
+
+    Numba's own order unrolls short loops first, such as that over 16 columns, and leaves scalars.
+    """
+    from numba.core import config
+    from numba.core.codegen import get_host_cpu_features
+
+    _initialize()
+    features = config.CPU_FEATURES
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=config.CPU_NAME or llvm.get_host_cpu_name(),
+        features=get_host_cpu_features() if features is None else features,
+        opt=int(config.OPT),
+        reloc="static" if llvm.get_process_triple().startswith("x86") else "default",
+        codemodel="jitdefault",
+        jit=True,
+    )
+    tuning = llvm.create_pipeline_tuning_options(speed_level=int(config.OPT))
+    tuning.loop_vectorization = bool(config.LOOP_VECTORIZE)
+    tuning.slp_vectorization = bool(config.SLP_VECTORIZE)
+    tuning.loop_interleaving = True
+    tuning.loop_unrolling = False
+    builder = llvm.create_pass_builder(machine, tuning)
+    builder.getModulePassManager().run(module, builder)
+    code: bytes = machine.emit_object(module)
+    return code
 
 
 def _add_entry(context: Any, library: Any, step: Any) -> str:
@@ -151,10 +204,10 @@ def twins() -> Mapping[str, Any]:
     return table
 
 
-def _undefined(code: bytes, text: str) -> set[str]:
-    """Return the names that object code, made of this text of LLVM, takes from outside itself."""
+def _undefined(code: bytes, module: Any) -> set[str]:
+    """Return the names that object code, made of this module, takes from outside itself."""
     if code[:5] != b"\x7fELF\x02":
-        return _declared(llvm.parse_assembly(text))
+        return _declared(module)
     # The object's own table also has what LLVM calls by itself, such as memset.
     sections = {s.name(): s.data() for s in llvm.ObjectFileRef.from_data(code).sections()}
     names = sections[b".strtab"]

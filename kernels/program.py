@@ -35,35 +35,13 @@ class Setting:
 
 
 def planned(emitted: Emitted, env: dict[str, Any]) -> tuple[list[int], int]:
-    """Return where each buffer stands in one work memory, and its size in bytes.
-
-    Buffers that are never needed at the same time share memory: each goes to the lowest place that
-    is free while it lives, the largest first.
-    """
-    sizes = []
+    """Return where each buffer stands in one work memory, and its size in bytes."""
+    offsets, total = [], 0
     for buffer in emitted.buffers:
-        n = 1
-        for size in buffer.var.shape:
-            n *= evaluator(text_of(size))(env) if isinstance(size, Scalar) else size
-        sizes.append(-(-max(n, 1) * buffer.var.dtype.itemsize // ALIGNMENT) * ALIGNMENT)
-    order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
-    offsets = [0] * len(sizes)
-    placed: list[int] = []
-    for i in order:
-        mine = emitted.buffers[i]
-        taken = sorted(
-            (offsets[j], offsets[j] + sizes[j])
-            for j in placed
-            if emitted.buffers[j].first <= mine.last and mine.first <= emitted.buffers[j].last
-        )
-        at = 0
-        for low, high in taken:
-            if at + sizes[i] <= low:
-                break
-            at = max(at, high)
-        offsets[i] = at
-        placed.append(i)
-    total = max((offsets[i] + sizes[i] for i in placed), default=0)
+        n = buffer.size
+        n = evaluator(text_of(n))(env) if isinstance(n, Scalar) else n
+        offsets.append(total)
+        total += -(-max(n, 1) * buffer.dtype.itemsize // ALIGNMENT) * ALIGNMENT
     return offsets, total
 
 
@@ -82,8 +60,7 @@ class Program:
         self.lock = threading.Lock()
         renew_at_fork(self, "lock")
         self._sizes = [name for name in kinds if any(
-            name in text_of(n) for b in self.emitted.buffers for n in b.var.shape
-            if isinstance(n, Scalar)
+            name in text_of(b.size) for b in self.emitted.buffers if isinstance(b.size, Scalar)
         )]  # fmt: skip
 
     def setting(self, env: dict[str, Any]) -> Setting:

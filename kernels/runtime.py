@@ -53,31 +53,38 @@ class _Memory:
         }
 
 
-def _pointer(dtype: type[np.generic]) -> tuple[Callable[..., Pointer], Callable[..., Pointer]]:
+def _pointer(dtype: type[np.generic]) -> list[Callable[..., Pointer]]:
     fixed = np.dtype(dtype)
 
     def at(address: int) -> Pointer:
         return np.asarray(_Memory(address, fixed))
 
+    def slot(table: NDArray[np.int64], n: int) -> Pointer:
+        return at(table[n])
+
     def shift(pointer: Pointer, n: int) -> Pointer:
         return at(pointer.ctypes.data + int(n) * fixed.itemsize)
 
     at.__doc__ = f"Return the {fixed.name} values at an address, to be indexed."
+    slot.__doc__ = (
+        f"Return the {fixed.name} values at the address in entry n of the table. Memory that is "
+        f"written is reached by one entry alone."
+    )
     shift.__doc__ = f"Return a pointer to {fixed.name} that is n elements further on."
-    return at, shift
+    return [at, slot, shift]
 
 
-b1_at, b1_shift = _pointer(np.bool_)
-i8_at, i8_shift = _pointer(np.int8)
-i16_at, i16_shift = _pointer(np.int16)
-i32_at, i32_shift = _pointer(np.int32)
-i64_at, i64_shift = _pointer(np.int64)
-u8_at, u8_shift = _pointer(np.uint8)
-u16_at, u16_shift = _pointer(np.uint16)
-u32_at, u32_shift = _pointer(np.uint32)
-u64_at, u64_shift = _pointer(np.uint64)
-f32_at, f32_shift = _pointer(np.float32)
-f64_at, f64_shift = _pointer(np.float64)
+b1_at, b1_slot, b1_shift = _pointer(np.bool_)
+i8_at, i8_slot, i8_shift = _pointer(np.int8)
+i16_at, i16_slot, i16_shift = _pointer(np.int16)
+i32_at, i32_slot, i32_shift = _pointer(np.int32)
+i64_at, i64_slot, i64_shift = _pointer(np.int64)
+u8_at, u8_slot, u8_shift = _pointer(np.uint8)
+u16_at, u16_slot, u16_shift = _pointer(np.uint16)
+u32_at, u32_slot, u32_shift = _pointer(np.uint32)
+u64_at, u64_slot, u64_shift = _pointer(np.uint64)
+f32_at, f32_slot, f32_shift = _pointer(np.float32)
+f64_at, f64_slot, f64_shift = _pointer(np.float64)
 
 
 def select(condition: Scalar, a: Scalar, b: Scalar) -> Scalar:

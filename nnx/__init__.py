@@ -86,6 +86,7 @@ from nnx.standard import (
 )  # fmt: skip
 from nnx.tape import enable_grad, no_grad
 from nnx.tensor import Parameter, Tensor, asarray
+from nnx.threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
 __array_api_version__ = "2025.12"
@@ -111,7 +112,8 @@ __all__ = [
     "float64", "full", "full_like", "getitem", "grad", "hessian", "hvp", "int8", "int16", "int32",
     "int64", "jacobian", "jit", "jvp", "linspace", "moveaxis", "no_grad", "ones", "ones_like",
     "set_default_device", "split", "stack", "uint8", "uint16", "uint32", "uint64", "unstack",
-    "value_and_grad", "vjp", "zeros", "zeros_like", *_ops.OPS,
+    "value_and_grad", "vjp", "zeros", "zeros_like", "get_num_threads", "set_num_threads",
+    *_ops.OPS,
 ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -30,7 +31,6 @@ from nnx.loop import (
     measure,
     mode,
     name_of,
-    train_step,
 )
 from nnx.nn import losses
 from nnx.nn.module import Module
@@ -55,7 +55,7 @@ def compile_model(
 
     Without ``device`` the model stays where it is. ``"auto"`` measures training steps on copies of
     the network at the first `fit` and moves it to the fastest device; ``model.device_report`` then
-    has the figures and the reason.
+    has the figures and the reason, and they are kept for the next run on the machine.
     Raises: DataError for an unknown name, with the nearest known one; DeviceError for a device
     that cannot be used.
     """
@@ -193,7 +193,9 @@ def _place(model: Module) -> Place:
     return Place(model.device, dtype)
 
 
-def _settle_device(model: Module, setup: Compiled, data: Data, size: int) -> None:
+def _settle_device(
+    model: Module, setup: Compiled, data: Data, size: int, jit: bool, verbose: Any
+) -> None:
     """Do what device="auto" asked for: measure, move the model and the data, keep the report."""
     host = [None if part is None else part.numpy() for part in data.head(size)]
 
@@ -201,11 +203,19 @@ def _settle_device(model: Module, setup: Compiled, data: Data, size: int) -> Non
         twin, optimizer = calibrate.copied(model, setup.optimizer)
         twin.to(name).train()
         optimizer.bind(twin)
-        batch = [None if part is None else asarray(part, device=name) for part in host]
-        return lambda: train_step(twin, setup.loss, optimizer, *batch)  # type: ignore[arg-type]
+        batch: Any = [None if part is None else asarray(part, device=name) for part in host]
+        step = Compiled(optimizer, setup.loss, (), False).step(twin, jit)
+        return lambda: step(*batch)
 
-    report = calibrate.choose(make_step)
+    about = [
+        repr(model), [[list(p.shape), str(p.dtype)] for p in model.parameters()],
+        name_of(setup.loss), type(setup.optimizer).__name__, jit,
+        [None if part is None else [list(part.shape), str(part.dtype)] for part in host],
+    ]  # fmt: skip
+    report = calibrate.choose(make_step, about)
     vars(model)["device_report"] = report
+    if verbose in (1, 2) or (verbose == "auto" and sys.stderr.isatty()):
+        print(f"device='auto' chose {report}", file=sys.stderr)
     setup.auto = False
     model.to(report.choice)
     data.to(_place(model))
@@ -264,7 +274,7 @@ def fit(
         checked = _check_class_weight(class_weight, max(2, prediction.shape[-1]))
         data.weigh(_place(model), checked)
     if setup.auto:
-        _settle_device(model, setup, data, size)
+        _settle_device(model, setup, data, size, bool(jit), verbose)
         if validation is not None:
             validation.to(_place(model))
     if validation_data is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from nnx import dtypes
 from nnx.device import Device
-from nnx.graph import EFFECTS, Eqn, Graph, Var, same_shape
+from nnx.graph import CHECK, EFFECTS, Eqn, Graph, Var, same_shape
 from nnx.op import OPS
 from nnx.scalar import Scalar
 from nnx.trace import Recorder, Traced
@@ -139,6 +139,98 @@ _RULES: dict[str, Callable[..., Any]] = {
 }
 
 
+def simplified(graph: Graph) -> Graph:
+    """Return the graph with values found in a simpler way that gives the same bits.
+
+    What a check refuses is taken to be false: nothing that follows from it is ever returned.
+    """
+    maker: dict[Var, Eqn] = {}
+    renamed: dict[Var, Var] = {}
+    eqns: list[Eqn] = []
+    known = _Known(maker)
+    for eqn in graph.eqns:
+        inputs = [renamed.get(x, x) if isinstance(x, Var) else x for x in eqn.inputs]
+        eqn = Eqn(eqn.op, inputs, eqn.attrs, eqn.out, eqn.place)
+        same = known.same(eqn)
+        if same is not None:
+            renamed[eqn.out] = same
+            continue
+        eqn = known.simpler(eqn)
+        known.note(eqn)
+        maker[eqn.out] = eqn
+        eqns.append(eqn)
+    return graph.with_eqns(eqns, [renamed.get(x, x) for x in graph.outputs])
+
+
+class _Known:
+    """What is known of values: which are false, and which are max(x, 0) of others."""
+
+    def __init__(self, maker: dict[Var, Eqn]) -> None:
+        self._maker = maker
+        self._false: set[Any] = set()
+        self._not_negative: dict[Var, Var] = {}
+
+    def same(self, eqn: Eqn) -> Var | None:
+        """Return an earlier value that equals an eqn's, if one is known."""
+        name = eqn.op.name
+        if name in ("greater", "not_equal") and _is_zero(eqn.inputs[1]):
+            below = self._maker.get(eqn.inputs[0])
+            if below is not None and below.op.name == "astype":
+                flag = below.inputs[0]
+                return flag if flag.dtype is dtypes.bool_ else None
+        if name == "where" and self._test(eqn.inputs[0]) in self._false:
+            other = eqn.inputs[2]
+            fits = isinstance(other, Var) and other.dtype is eqn.out.dtype
+            return other if fits and same_shape(other.shape, eqn.out.shape) else None
+        return None
+
+    def simpler(self, eqn: Eqn) -> Eqn:
+        """Return an eqn of the same value that needs less."""
+        name = eqn.op.name
+        if name == "abs":
+            below = self._maker.get(eqn.inputs[0])
+            if below is not None and below.op.name == "negative":
+                return _with_inputs(eqn, below.inputs)
+        if name == "greater" and _is_zero(eqn.inputs[1]) and eqn.inputs[0] in self._not_negative:
+            # The same for every x, NaN too; x itself then need not be kept.
+            return _with_inputs(eqn, (self._not_negative[eqn.inputs[0]], eqn.inputs[1]))
+        return eqn
+
+    def note(self, eqn: Eqn) -> None:
+        """Learn from an eqn."""
+        if eqn.op.name == "maximum":
+            for x, bound in (eqn.inputs, eqn.inputs[::-1]):
+                if isinstance(x, Var) and _is_zero(bound) and x.dtype is eqn.out.dtype:
+                    self._not_negative[x] = eqn.out
+        elif eqn.op is CHECK:
+            self._refuse(eqn.inputs[0])
+
+    def _refuse(self, x: Any) -> None:
+        self._false.add(self._test(x))
+        below = self._maker.get(x)
+        if below is not None and below.op.name == "logical_or":
+            for part in below.inputs:
+                self._refuse(part)
+
+    def _test(self, x: Any) -> Any:
+        """Return what tells whether a test is the same but for the shape of what is tested."""
+        eqn = self._maker.get(x)
+        while eqn is not None and eqn.op.name == "reshape":
+            x = eqn.inputs[0]
+            eqn = self._maker.get(x)
+        if eqn is None or eqn.op.name not in ("less", "greater_equal"):
+            return x
+        return (eqn.op.name, self._test(eqn.inputs[0]), _key(eqn.inputs[1]))
+
+
+def _with_inputs(eqn: Eqn, inputs: Sequence[Any]) -> Eqn:
+    return Eqn(eqn.op, inputs, eqn.attrs, eqn.out, eqn.place)
+
+
+def _is_zero(x: Any) -> bool:
+    return type(x) in (int, float) and x == 0
+
+
 def factors_in_memory(graph: Graph) -> Graph:
     """Return the graph with a copy before each matrix product whose factor is no plain matrix.
 
@@ -180,4 +272,5 @@ def prepared(graph: Graph, device: Device) -> Graph:
     """Return the graph as the emitters take it."""
     graph = common_subexpressions(dead_code(graph))
     lowered = common_subexpressions(lower(graph, device))
+    lowered = common_subexpressions(simplified(lowered))
     return factors_in_memory(dead_code(lowered))

@@ -466,10 +466,10 @@ def test_array_without_arithmetic_does_raise():
 # What imports what
 
 LAYERS = (
-    {"errors"}, {"scalar"}, {"dtypes"}, {"shapes"}, {"op"}, {"ops"}, {"device", "host", "philox"},
-    {"tensor"}, {"creation", "tree", "random"}, {"standard", "tape"}, {"autodiff"}, {"graph"},
-    {"trace"}, {"passes"}, {"native"}, {"execute"}, {"jit"}, {""}, {"nn", "optim"}, {"fit"},
-    {"cli"},
+    {"errors"}, {"scalar", "threads"}, {"dtypes"}, {"shapes"}, {"op"}, {"ops"},
+    {"device", "host", "philox"}, {"tensor"}, {"creation", "tree", "random"},
+    {"standard", "tape"}, {"autodiff"}, {"graph"}, {"trace"}, {"passes"}, {"native"}, {"execute"},
+    {"jit"}, {""}, {"nn", "optim"}, {"fit"}, {"cli"},
 )  # fmt: skip
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 FIT = RANK["fit"]  # a module that is not named above may use all that fit may

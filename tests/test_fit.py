@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -854,6 +855,13 @@ def test_ctrl_c_ends_a_script_that_does_not_catch_it():
 # device="auto"
 
 
+@pytest.fixture(autouse=True)
+def figures(monkeypatch, tmp_path):
+    """Keep the figures of device="auto" in a folder of the test's own, and return it."""
+    monkeypatch.setattr(calibrate, "folder", lambda: tmp_path / "devices")
+    return tmp_path / "devices"
+
+
 def with_times(monkeypatch, **times):
     """Let each device take a made-up time for its steps; None fails."""
 
@@ -903,6 +911,51 @@ def test_auto_changes_no_parameter_and_draws_nothing():
     assert set(measured.device_report.step_s) >= {"numpy", "numba"}
     assert all(0 < t < 10 for t in measured.device_report.step_s.values())
     assert named.device_report is None
+
+
+def test_figures_are_kept_for_the_network_and_batch(monkeypatch, figures, capsys):
+    def chosen(units=3, rows=16, verbose=2):
+        model = network(nn.Dense(units), nn.Dense(3))
+        model.compile("adam", "cross_entropy", device="auto")
+        model.fit(X, Y, batch_size=rows, verbose=verbose)
+        return model.device_report
+
+    with_times(monkeypatch, numpy=3e-3, numba=1e-3)
+    first = chosen()
+    assert not first.earlier and len(list(figures.iterdir())) == 1
+    told = capsys.readouterr().err
+    assert "device='auto' chose numba: the fastest" in told and "numpy 3000 us a step" in told
+    with_times(monkeypatch, numpy=1e-3, numba=3e-3)
+    again = chosen(verbose=0)
+    assert again.earlier and again.choice == "numba" and again.step_s == first.step_s
+    assert "of an earlier run kept in" in str(again) and not capsys.readouterr().err
+    assert chosen(units=4).choice == chosen(rows=8).choice == "numpy"
+    assert len(list(figures.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"step_s": {}}', '{"step_s": {"numpy": -1}, "skipped": {}}',
+             '{"step_s": {"nowhere": 1}, "skipped": {}}', '{"step_s": {"numpy": NaN}}']
+)  # fmt: skip
+def test_damaged_figures_are_told_and_measured_again(text, monkeypatch, figures):
+    with_times(monkeypatch, numpy=3e-3, numba=1e-3)
+    model = classifier("auto")
+    model.fit(X, Y)
+    (path,) = figures.iterdir()
+    path.write_text(text)
+    model = classifier("auto")
+    with pytest.warns(UserWarning, match="is damaged"):
+        model.fit(X, Y)
+    assert model.device_report.choice == "numba" and not model.device_report.earlier
+    assert json.loads(path.read_text())["step_s"] == {"numpy": 3e-3, "numba": 1e-3}
+
+
+def test_figures_that_cannot_be_kept_are_used(monkeypatch, figures):
+    figures.write_text("a file where the folder should be")
+    with_times(monkeypatch, numpy=3e-3, numba=1e-3)
+    model = classifier("auto")
+    model.fit(X, Y)
+    assert model.device_report.choice == "numba" and not model.device_report.file
 
 
 def test_auto_works_with_a_generator_and_loses_no_batch(monkeypatch):

@@ -510,7 +510,7 @@ def test_every_name_has_a_twin_and_a_test():
     with open(__file__, encoding="utf-8") as file:
         text = file.read()
     named = {*UNARY, *BINARY, *TESTS, *INT_BINARY, *LOGIC, *TYPES, *re.findall(r"\w+", text)}
-    named |= {f"{t}_{end}" for t in TYPES for end in ("at", "shift")}
+    named |= {f"{t}_{end}" for t in TYPES for end in ("at", "slot", "shift")}
     named |= {f"{t}_gemm" for t in FLOATS}
     assert set(intrinsics.TABLE) <= named
     public = {name for name, value in vars(runtime).items() if _is_offered(name, value)}
@@ -556,3 +556,63 @@ x[1] = top
     text = optimised(body)
     assert re.search(r"fadd reassoc <\d+ x float>", text)
     assert re.search(r"llvm\.maximum\.v\d+f32", text)
+
+
+# What LLVM makes of loops
+
+
+def optimized(body, monkeypatch):
+    """Return the text of LLVM's that these lines become."""
+    seen = []
+    plain = native._optimized
+
+    def noted(module):
+        code = plain(module)
+        seen.append(str(module))
+        return code
+
+    monkeypatch.setattr(native, "_optimized", noted)
+    made(body)
+    return seen[0]
+
+
+ROWS = """
+n = table[0]
+x, b = f32_slot(table, 1), f32_slot(table, 2)
+y, z = f32_slot(table, 3), f32_slot(table, 4)
+for i in range(n):
+    for j in range(16):
+        t = x[i * 16 + j] + b[j]
+        y[i * 16 + j] = t
+        z[i * 16 + j] = maximum(t, f32(0.0))
+"""
+
+
+def test_short_rows_are_computed_in_vectors(monkeypatch):
+    text = optimized(ROWS, monkeypatch)
+    assert re.search(r"store <\d+ x float>", text)
+    assert not re.search(r"store float|gather|scatter", text)
+
+
+def test_memories_of_two_slots_are_not_tested_for_overlap(monkeypatch):
+    tested = "diff.check|memcheck"
+    assert not re.search(tested, optimized(ROWS, monkeypatch))
+    by_address = re.sub(r"_slot\(table, (\d)\)", r"_at(table[\1])", ROWS)
+    assert re.search(tested, optimized(by_address, monkeypatch))
+
+
+@pytest.mark.parametrize("way", [PLAIN, COMPILED])
+def test_rows_by_slot(way):
+    x = np.arange(-24, 24, dtype=np.float32)
+    b = np.ones(16, np.float32)
+    y, z = np.empty_like(x), np.empty_like(x)
+    runner(ROWS, way)(3, x, b, y, z)
+    np.testing.assert_array_equal(y, x + 1)
+    np.testing.assert_array_equal(z, np.maximum(x + 1, 0))
+
+
+def test_function_that_numba_alone_can_link_is_linked():
+    run = runner("f64_at(table[1])[0] = f64_at(table[0])[0] ** table[2]", COMPILED)
+    x, out = np.array([3.0]), np.zeros(1)
+    run(x, out, 4)
+    assert out[0] == 81.0
