@@ -27,7 +27,6 @@ import llvmlite  # type: ignore[import-untyped]
 import llvmlite.binding as llvm  # type: ignore[import-untyped]
 
 from nnx import philox
-from nnx.locks import hold_at_fork
 from nnx.kernels.native import (
     MissingSymbolError,
     NativeFunction,
@@ -36,6 +35,7 @@ from nnx.kernels.native import (
     link,
     register,
 )
+from nnx.locks import hold_at_fork
 
 __all__ = ["NativeFunction", "clear", "directory", "entries", "load"]
 

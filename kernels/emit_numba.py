@@ -748,10 +748,12 @@ class _Emitter:
         adds = eqn.op.name == "cumulative_sum"
         total = f"a{self.count}"
         self.count += 1
-        scope.put(f"{total} = {constant(0 if adds else 1, out.dtype)}")
+        # What leaves -0 as it is.
+        start = (-0.0 if out.dtype.is_floating else 0) if adds else 1
+        scope.put(f"{total} = {constant(start, out.dtype)}")
         if initial:
             at = (*names[:axis], "0", *names[axis:])
-            self._store(out, at, total, scope)
+            self._store(out, at, constant(0 if adds else 1, out.dtype), scope)
         name = self._loop_name()
         self.deps[name] = frozenset({name})
         header = f"for {name} in range({self.size(x.shape[axis])}):"
