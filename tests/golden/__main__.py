@@ -1,6 +1,6 @@
 """The emitted text of three steps, kept in this folder.
 
-    python -m tests.golden    writes them anew, after a change of the emitter that is meant
+python -m tests.golden    writes them anew, after a change of the emitter that is meant
 """
 
 from pathlib import Path
