@@ -34,6 +34,8 @@ MNIST_ACCURACY = 0.94
 CHECKED = {"784-16-16-10/32/sgd": "numpy", "784-512-512-10/1024/sgd": "floor"}
 SLACK = 1.5
 """`--check` fails where a figure is worse than its limit by half: beyond any machine's noise."""
+TRIES = 3
+"""How often `--check` measures a figure that fails: another process can only slow a step."""
 
 RESULTS = Path(__file__).with_name("results") / "train.json"
 SHORT = {"torch-compile": "compile"}
@@ -45,6 +47,11 @@ def verdict(figure: str, measured: float, rule: str, limit: float) -> Verdict:
     """Return whether a figure keeps its limit; the rule is "at least" or "at most"."""
     met = measured >= limit if rule == "at least" else measured <= limit
     return {"figure": figure, "measured": measured, "rule": rule, "limit": limit, "met": met}
+
+
+def missed(v: Verdict) -> bool:
+    """Return whether a figure of `--check`, all of them "at least", is worse by more than SLACK."""
+    return bool(v["measured"] < v["limit"] / SLACK)
 
 
 def step_verdicts(cell: Section) -> list[Verdict]:
@@ -122,10 +129,14 @@ def run_check(options: argparse.Namespace) -> Section:
     """Measure the two figures of continuous integration, without peers."""
     cells, verdicts = [], []
     for name, rival in CHECKED.items():
-        cells.append(rounds.measure(CELLS[name], ["nnx", rival], options.rounds or 15, 0))
-        print_header(["nnx", rival])
-        print_cell(cells[-1])
-        verdicts += step_verdicts(cells[-1])
+        for _ in range(TRIES):
+            cell = rounds.measure(CELLS[name], ["nnx", rival], options.rounds or 15, 0)
+            print_header(["nnx", rival])
+            print_cell(cell)
+            if not any(map(missed, step_verdicts(cell))):
+                break
+        cells.append(cell)
+        verdicts += step_verdicts(cell)
     return {"learning_rate": LEARNING_RATE, "cells": cells, "limits": verdicts}
 
 
@@ -235,9 +246,8 @@ def main(arguments: list[str] | None = None) -> int:
     print_verdicts(section["limits"])
     if options.out:
         write(options.out, mode, {"machine": before, **section})
-    # Every limit of --check is an "at least".
-    failed = [v["figure"] for v in section["limits"] if v["measured"] < v["limit"] / SLACK]
-    if options.check and failed:
+    failed = [v["figure"] for v in section["limits"] if options.check and missed(v)]
+    if failed:
         print(f"worse than the limit by half: {', '.join(failed)}", file=sys.stderr)
         return 1
     return 0

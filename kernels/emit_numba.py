@@ -891,12 +891,13 @@ class _Emitter:
 
     def _scratch(self, shape: Any, dtype: Any) -> str:
         """Return the name of work memory that only this step uses."""
-        x = Var(shape, dtype)
-        buffer = self.buffer[x] = Buffer(x, self.out.size, self.step)
+        buffer = Buffer(dtype, shapes.size(shape))
+        buffer.slot = self.out.size
         self.out.size += 1
         self.out.buffers.append(buffer)
-        self._declare(x, f"w{len(self.out.buffers) - 1}", buffer.slot)
-        return self.pointer[x]
+        name = f"w{len(self.out.buffers) - 1}"
+        self.head.append("    " + self._pointer_line(dtype, name, buffer.slot))
+        return name
 
     # Products
 
