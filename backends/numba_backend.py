@@ -9,6 +9,9 @@ from typing import Any
 from nnx.backends.numpy_backend import NumpyBackend, host_memory_bytes
 from nnx.backends.protocol import Hardware, Unavailable
 
+SHUFFLED_BY_NUMPY = 2048
+"""Fewer rows are shuffled by NumPy."""
+
 
 class NumbaBackend(NumpyBackend):
     """The CPU with Numba at hand; Numba itself is imported when something is compiled."""
@@ -29,6 +32,14 @@ class NumbaBackend(NumpyBackend):
         from nnx.kernels.program import Program
 
         return Program(graph, updates, kinds)
+
+    def permutation(self, generator: Any, n: int) -> Any:
+        """Return the order of n shuffled rows; by native code where that is worth its loading."""
+        if n < SHUFFLED_BY_NUMPY:
+            return super().permutation(generator, n)
+        from nnx.kernels import shuffle
+
+        return shuffle.permutation(generator, n)
 
 
 BACKEND = NumbaBackend()

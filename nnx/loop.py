@@ -280,7 +280,8 @@ class Loop:
         model, setup, hooks, data = self._model, self._setup, self._hooks, self._data
         order = None
         if shuffle and isinstance(data, ArrayData):
-            order = random.default_generator().host_permutation(data.rows)
+            backend = data.x.device.backend
+            order = backend.permutation(random.default_generator(), data.rows)
         tally = Tally(setup.metrics)
         total, rows, step = 0.0, 0, 0
         for block in self._blocks(epoch, order):

@@ -248,3 +248,12 @@ def test_the_compiled_step_is_kept_for_the_next_fit_and_not_by_copies():
     twin.fit(X, Y, batch_size=8)
     assert vars(twin)["_compiled"].jitted.model is twin
     assert not np.array_equal(twin[0].weight.numpy(), model[0].weight.numpy())
+
+
+@pytest.mark.parametrize("rows", (2047, 2048, 3001))
+def test_many_rows_are_shuffled_as_by_the_generator(rows):
+    backend, generators = nnx.device("numba").backend, [nnx.random.Generator(4) for _ in range(2)]
+    for _ in range(2):
+        order = backend.permutation(generators[0], rows)
+        np.testing.assert_array_equal(order, generators[1].host_permutation(rows))
+    assert generators[0].state_dict() == generators[1].state_dict()

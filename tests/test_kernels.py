@@ -15,6 +15,7 @@ from nnx import philox
 from nnx.kernels import blas, runtime
 
 epoch = pytest.importorskip("nnx.kernels.epoch")
+shuffle = pytest.importorskip("nnx.kernels.shuffle")
 native = pytest.importorskip("nnx.kernels.native")
 intrinsics = pytest.importorskip("nnx.kernels.intrinsics")
 mp.mp.dps = 40
@@ -616,3 +617,41 @@ def test_function_that_numba_alone_can_link_is_linked():
     x, out = np.array([3.0]), np.zeros(1)
     run(x, out, 4)
     assert out[0] == 81.0
+
+
+@pytest.mark.parametrize("way", [PLAIN, COMPILED])
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 257, 5000])
+def test_native_shuffles_have_the_bits_of_the_generator(way, n):
+    if way is PLAIN and n > 300:
+        n = 300
+    for seed, stream, block in ((0, 0, 0), (2**64 - 1, 2**63 + 5, 2**40)):
+        state = {"seed": seed, "stream": stream, "block": block}
+        generator, expected = nnx.random.Generator(0), nnx.random.Generator(0)
+        generator.load_state_dict(state)
+        expected.load_state_dict(state)
+        if way is PLAIN:
+            job, order, memory = shuffle.job_of(*generator.reserve((n + 1) // 2), n)
+            space = {}
+            exec(shuffle.SOURCE, space)
+            assert space["step"](job) == 0 and len(memory) == 5
+        else:
+            order = shuffle.permutation(generator, n)
+        np.testing.assert_array_equal(order, expected.host_permutation(n))
+        assert generator.state_dict() == expected.state_dict()
+
+
+@pytest.mark.parametrize("way", [PLAIN, COMPILED])
+def test_keys_with_equal_high_bits_are_sorted_by_the_low_ones(way):
+    # With the draw left out, the keys are what is in memory before.
+    text = re.sub(r"    for q in range.*?(?=    for i in range\(n\))", "", shuffle.SOURCE,
+                  count=1, flags=re.S)  # fmt: skip
+    keys = np.array([5, 3, 3, 2**63, 9, 0, 5, 2**63 - 1, 2**31, 2**31 - 1, 3] * 20, np.uint64)
+    job, order, memory = shuffle.job_of(0, 0, 0, len(keys))
+    memory[0][:] = keys
+    if way is PLAIN:
+        space = {}
+        exec(text, space)
+        space["step"](job)
+    else:
+        native.link(native.compile_step(text, "shuffle")).bind(job.ctypes.data)()
+    np.testing.assert_array_equal(order, np.argsort(keys, kind="stable"))
