@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nnx import passes
 from nnx.graph import Graph
 from nnx.kernels import blas, cache
 from nnx.kernels.emit_numba import Emitted, emit
@@ -53,7 +54,7 @@ class Program:
 
     def __init__(self, graph: Graph, updates: dict[int, int], kinds: dict[str, bool]) -> None:
         self.graph, self.updates, self.kinds = graph, updates, kinds
-        self.emitted = emit(graph, updates, kinds)
+        self.emitted = emit(passes.replaced_by_values(graph, updates), updates, kinds)
         self.source = self.emitted.source
         self.native: Any = None
         self._settings: dict[tuple[Any, ...], Setting] = {}

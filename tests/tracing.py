@@ -24,10 +24,11 @@ class Form:
                 shape = [size if n == batch and not k else n for k, n in enumerate(x.shape)]
                 twins.append(trace.argument(x, shape, f"x{i}"))
             result = function(*twins)
-        results = [result] if isinstance(result, Tensor) else list(result)
+            results = [result] if isinstance(result, Tensor) else list(result)
+            outputs = [r.array.var for r in results]
         self.facts = trace.facts
         self.draws = trace.draws
-        self.graph = trace.graph([r.array.var for r in results])
+        self.graph = trace.graph(outputs)
         drawn = [name for d in trace.draws.values() for name in d.names]
         self.graph.scalars = drawn if batch is None else ["B", *drawn]
         self.literals = [trace.literals[i] for i in sorted(trace.literals)]

@@ -177,12 +177,12 @@ def step(table):
         t57 = y4[i7]
         # %45: f64[6] = add(%44, %39)
         t58 = (t56 + t57)
-        x7[i7] = t58
         t59 = x3[i7]
         # %46: f64[6] = multiply(n2, %45)
         t60 = (k4 * t58)
         # %47: f64[6] = subtract(captured1, %46)
         t61 = (t59 - t60)
+        x7[i7] = t58
         x3[i7] = t61
     t62 = x9[0]
     # %52: f64[1] = multiply(0.9, captured7)
