@@ -35,6 +35,7 @@ from nnx.kernels.native import (
     link,
     register,
 )
+from nnx.locks import hold_at_fork
 
 __all__ = ["NativeFunction", "clear", "directory", "entries", "load"]
 
@@ -56,7 +57,7 @@ SETTINGS = (
     "NUMBA_SLP_VECTORIZE",
 )
 
-_lock = threading.RLock()
+_lock = hold_at_fork(threading.RLock())  # so no child begins in the middle of compiling
 _loaded: dict[str, NativeFunction] = {}
 _warned: set[str] = set()
 

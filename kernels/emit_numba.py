@@ -149,7 +149,8 @@ class _Emitter:
                 self._alone(group.eqns[0])
             else:
                 self._group(group)
-        for name, x in self.copies:
+        # First what may still read an input, then what replaces inputs.
+        for name, x in sorted(self.copies, key=lambda copy: copy[0].startswith("x")):
             self._copy(name, x)
         self._leave(0, self.top)
         out.source = self._text()
@@ -191,8 +192,9 @@ class _Emitter:
             return True
         old = self.graph.inputs[self.updates[k]]
         mine = self.plan.group_of[x]
-        if mine.alone:
-            return False
+        if x not in self.plan.late:
+            return False  # a check after it may fail, or something read what it replaces
+        once = self._in_one_pass(mine, old)
         order = {id(g): i for i, g in enumerate(self.plan.groups)}
         for eqn in self.graph.eqns:
             if self.plan.is_free(eqn):
@@ -200,9 +202,23 @@ class _Emitter:
             for y, own in self.plan.sources(eqn):
                 if y is old:
                     theirs = self.plan.group_of[eqn.out]
-                    if order[id(theirs)] > order[id(mine)] or (theirs is mine and not own):
+                    if order[id(theirs)] > order[id(mine)] or (
+                        theirs is mine and not (own and once)
+                    ):
                         return False
         return not any(self._view_of(o, old) for o in self.graph.outputs)
+
+    def _in_one_pass(self, group: Group, old: Var) -> bool:
+        """Return whether all that needs an input in a group is worked out in one pass over it.
+
+        Another pass would read it again, when it has been replaced.
+        """
+        needing = {old}
+        for eqn in group.eqns:
+            if any(x in needing for x, _ in self.plan.sources(eqn)):
+                needing.add(eqn.out)
+        targets = [(level, eqn) for level, eqn in self._levels(group) if eqn.out in needing]
+        return len({(level, self._is_row_target(eqn, group)) for level, eqn in targets}) <= 1
 
     def _view_of(self, x: Var, old: Var) -> bool:
         if x is old:
@@ -478,9 +494,12 @@ class _Emitter:
             full = [e for e in targets if not self._is_row_target(e, group)]
             if full:
                 self._phase(group, full, row_index, row_scope, index_shape, flat, before, after)
+            stores: list[str] = []  # at the end: they may replace what others read
             for eqn in targets:
                 if self._is_row_target(eqn, group):
-                    self._row_target(eqn, group, row_index, row_scope, before, after)
+                    self._row_target(eqn, row_index, row_scope, stores, before, after)
+            for text in stores:
+                row_scope.put(text)
         self._close(row_scope, body)
         for text in before:
             self.top.put(text)
@@ -674,7 +693,7 @@ class _Emitter:
         return f"{cast_of(out)}({text})"
 
     def _row_target(
-        self, eqn: Eqn, group: Group, row_index: list[str], scope: Scope, before: list[str],
+        self, eqn: Eqn, row_index: list[str], scope: Scope, stores: list[str], before: list[str],
         after: list[str],
     ) -> None:  # fmt: skip
         """Emit what is done once a row: a store, a sum of all rows, a check."""
@@ -683,7 +702,7 @@ class _Emitter:
         index = tuple(row_index) + ("0",) * (len(x.shape) - len(row_index))
         text = self.value(x, index, scope)
         if kind == "other" and eqn.op is not CHECK:
-            scope.put(f"{self.pointer[x]}[{self.flat(x.shape, index)}] = {text}")
+            stores.append(f"{self.pointer[x]}[{self.flat(x.shape, index)}] = {text}")
             return
         self._reduce(eqn, "all", text, index, scope, scope, [], [], before, after)
 
@@ -758,10 +777,12 @@ class _Emitter:
         adds = eqn.op.name == "cumulative_sum"
         total = f"a{self.count}"
         self.count += 1
-        scope.put(f"{total} = {constant(0 if adds else 1, out.dtype)}")
+        # What leaves -0 as it is.
+        start = (-0.0 if out.dtype.is_floating else 0) if adds else 1
+        scope.put(f"{total} = {constant(start, out.dtype)}")
         if initial:
             at = (*names[:axis], "0", *names[axis:])
-            self._store(out, at, total, scope)
+            self._store(out, at, constant(0 if adds else 1, out.dtype), scope)
         name = self._loop_name()
         self.deps[name] = frozenset({name})
         header = f"for {name} in range({self.size(x.shape[axis])}):"

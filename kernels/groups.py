@@ -179,10 +179,8 @@ class Plan:
             first = 1 + max(stage[eqn.out] for eqn in checks)
             self._order(compute, first, self._below_all(checks))
         last = self._last = max(stage.values(), default=0) + 1
-        for x in self.late:
-            eqn = self.maker.get(x)
-            if eqn is not None and is_elementwise(eqn.op.name):
-                stage[x] = last
+        self.late = self._final(compute)
+        stage.update(dict.fromkeys(self.late, last))
         # As late as its first reader, so that less is stored between.
         latest: dict[Var, int] = {}
         for eqn in reversed(compute):
@@ -212,6 +210,24 @@ class Plan:
             if eqn.out in found:
                 found.update(eqn.vars)
         return found
+
+    def _final(self, compute: list[Eqn]) -> set[Var]:
+        """Return the values that replace inputs and can be computed after everything else.
+
+        What reads them must lead to such values alone, in the same loops.
+        """
+        read_by: dict[Var, list[tuple[Eqn, bool]]] = {}
+        for eqn in compute:
+            for x, own in self.sources(eqn):
+                read_by.setdefault(x, []).append((eqn, own))
+        ends: set[Var] = set()
+        for eqn in reversed(compute):
+            readers = read_by.get(eqn.out, [])
+            if not is_elementwise(eqn.op.name) or not (readers or eqn.out in self.late):
+                continue
+            if all(own and reader.out in ends for reader, own in readers):
+                ends.add(eqn.out)
+        return ends & self.late
 
     # Groups
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from nnx import passes
 from nnx.graph import Graph
 from nnx.kernels import blas, cache
 from nnx.kernels.emit_numba import Emitted, emit
 from nnx.kernels.products import short_products_as_sums
+from nnx.locks import renew_at_fork
 from nnx.scalar import Scalar, evaluator, text_of
 
 ALIGNMENT = 64
@@ -53,13 +55,14 @@ class Program:
     """
 
     def __init__(self, graph: Graph, updates: dict[int, int], kinds: dict[str, bool]) -> None:
-        self.graph = graph = short_products_as_sums(graph)
+        self.graph = passes.replaced_by_values(short_products_as_sums(graph), updates)
         self.updates, self.kinds = updates, kinds
-        self.emitted = emit(graph, updates, kinds)
+        self.emitted = emit(self.graph, updates, kinds)
         self.source = self.emitted.source
         self.native: Any = None
         self._settings: dict[tuple[Any, ...], Setting] = {}
         self.lock = threading.Lock()
+        renew_at_fork(self, "lock")
         self._sizes = [name for name in kinds if any(
             name in text_of(b.size) for b in self.emitted.buffers if isinstance(b.size, Scalar)
         )]  # fmt: skip

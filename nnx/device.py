@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nnx import dtypes
 from nnx.dtypes import DType
 from nnx.errors import DeviceError, DTypeError
+from nnx.locks import hold_at_fork
 from nnx.op import OPS, recording
 
 if TYPE_CHECKING:
@@ -280,7 +281,7 @@ def device(name: str | Device | None = None) -> Device:
     return _open(_canonical(name)).resolve()
 
 
-_opening = threading.RLock()
+_opening = hold_at_fork(threading.RLock())
 
 
 def _open(name: str) -> Device:

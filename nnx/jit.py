@@ -17,11 +17,15 @@ from nnx import passes
 from nnx.device import Device, default_device
 from nnx.errors import DeviceError, GradientError, TraceError
 from nnx.graph import Graph, Var, interpret, pretty, typecheck
+from nnx.locks import hold_at_fork, renew_at_fork
 from nnx.native import MISSED, Native
 from nnx.op import changes, recording
 from nnx.scalar import Facts, Scalar, evaluator, made, text_of, value_of
 from nnx.tensor import Tensor, asarray
 from nnx.trace import Trace, batch_size
+
+# One function is traced at a time: parameters and other tensors stand for eqns meanwhile.
+_tracing = hold_at_fork(threading.RLock())
 
 REPORT_AFTER = 3
 """Traces of one function after which a warning says what makes it trace again."""
@@ -497,6 +501,7 @@ class Function:
         self._entries: dict[Any, list[_Entry]] = {}
         self._traces = 0
         self._lock = threading.RLock()
+        renew_at_fork(self, "_lock", threading.RLock)
         self.repeat: Any = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -536,7 +541,8 @@ class Function:
                 return entry, env
             reason = broken
         try:
-            entry = _Entry(self._function, call, args, device)
+            with _tracing:
+                entry = _Entry(self._function, call, args, device)
         finally:
             if not entries:
                 self._entries.pop(key, None)

@@ -16,6 +16,12 @@ KEPT = frozenset({"concat", "tile", "repeat", "astype", "getitem", "scatter_add"
 """Ops that are no primitives of the standard and yet are left for the emitters."""
 
 
+VIEWS = frozenset({
+    "reshape", "permute_dims", "broadcast_to", "flip", "roll", "tile", "repeat", "getitem",
+})  # fmt: skip
+"""Ops that emitters may do by reading their input elsewhere."""
+
+
 def dead_code(graph: Graph) -> Graph:
     """Return the graph without eqns that neither an output nor a check depends on."""
     needed = set(graph.outputs)
@@ -275,6 +281,23 @@ def _is_plain(x: Var, maker: dict[Var, Eqn]) -> bool:
     return eqn is None or not (
         eqn.op.name in views or (eqn.op.name == "getitem" and len(eqn.inputs) == 1)
     )
+
+
+def replaced_by_values(graph: Graph, updates: dict[int, int]) -> Graph:
+    """Return the graph with a copy of each input, or view of one, that replaces an input.
+
+    Written straight from where it is, it might be overwritten halfway: x = flip(x), or x, y = y, x.
+    """
+    maker = {eqn.out: eqn for eqn in graph.eqns}
+    eqns, outputs = list(graph.eqns), list(graph.outputs)
+    for k in updates:
+        x, root = outputs[k], outputs[k]
+        while root in maker and maker[root].op.name in VIEWS:
+            root = maker[root].inputs[0]
+        if root not in maker:
+            outputs[k] = Var(x.shape, x.dtype)
+            eqns.append(Eqn(OPS["positive"], (x,), {}, outputs[k]))
+    return graph.with_eqns(eqns, outputs)
 
 
 def prepared(graph: Graph, device: Device) -> Graph:

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from nnx import philox
 from nnx.dtypes import as_dtype
 from nnx.errors import DataError, DTypeError, ShapeError
+from nnx.locks import renew_at_fork
 from nnx.op import recording
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Generator:
 
     def __init__(self, seed: int) -> None:
         self._lock = threading.Lock()
+        renew_at_fork(self, "_lock")
         self._seed, self._stream, self._block = _uint64("seed", seed), 0, 0
 
     def __repr__(self) -> str:

@@ -15,6 +15,9 @@ EVERYWHERE = ("loops", "numpy", "numba", "array_api:array_api_strict")
 ELSEWHERE = {"array_api:torch": "torch", "array_api:jax.numpy": "jax"}
 
 
+collect_ignore = ["golden"]  # emitted text: tests/test_golden.py compares it
+
+
 def pytest_addoption(parser):
     """Let ``--graphs 2000`` draw more random programs than the ordinary 200, and compile all."""
     parser.addoption("--graphs", type=int, default=200, help="random programs to draw")
