@@ -416,6 +416,10 @@ def _traced(
 
 
 def _number(facts: Facts, name: str, n: int | float) -> Any:
+    """Return a number of the caller as a scalar, or as it is where whole ones may overflow."""
+    if isinstance(n, int) and abs(n) >= 2**31:
+        facts.require(f"{name} == {n}", True)
+        return n
     return made(facts, n, name)
 
 
