@@ -88,7 +88,8 @@ class Again:
                 return MISSED
         for name, getter in entry.getters:
             env[name] = getter()
-        if entry.broken(env, tensors) is not None:
+        call.tensors = tensors
+        if entry.broken(env, call) is not None:
             return MISSED
         call.tensors = tensors
         try:

@@ -6,7 +6,9 @@ size of the batch), and by what the trace took for granted: see `nnx.scalar.Fact
 
 from __future__ import annotations
 
+import copy
 import functools
+import sys
 import threading
 import warnings
 import weakref
@@ -23,8 +25,8 @@ from nnx.op import recording
 from nnx.scalar import Facts, Scalar, evaluator, made, text_of, value_of
 from nnx.tape import COMPILED
 from nnx.tensor import Tensor, asarray
-from nnx.trace import Trace, batch_size
-from nnx.watch import Watch
+from nnx.trace import Trace, batch_size, is_traced
+from nnx.watch import Contents, Seen, Watch
 
 # One function is traced at a time: parameters and other tensors stand for eqns meanwhile.
 _tracing = hold_at_fork(threading.RLock())
@@ -67,8 +69,10 @@ class _Call:
             return ("number", kind.__name__)
         if kind in (list, tuple):
             return (kind.__name__, *(self._taken(item) for item in x))
-        if kind is dict:
-            return ("dict", *((key, self._taken(item)) for key, item in x.items()))
+        if isinstance(x, dict):
+            return (kind.__name__, *((key, self._taken(item)) for key, item in x.items()))
+        if isinstance(x, tuple) and hasattr(x, "_fields"):
+            return (kind, *map(self._taken, x))
         if hasattr(x, "__array__") and hasattr(x, "shape"):
             return self._tensor(asarray(x, device=self.where))
         self.statics.append(x)
@@ -107,8 +111,12 @@ def _rebuilt(x: Any, tensors: Any, numbers: Any) -> Any:
         return next(numbers)
     if kind in (list, tuple):
         return kind(_rebuilt(item, tensors, numbers) for item in x)
-    if kind is dict:
-        return {key: _rebuilt(item, tensors, numbers) for key, item in x.items()}
+    if isinstance(x, dict):
+        made = copy.copy(x)
+        made.update({key: _rebuilt(item, tensors, numbers) for key, item in x.items()})
+        return made
+    if isinstance(x, tuple) and hasattr(x, "_fields"):
+        return kind(*(_rebuilt(item, tensors, numbers) for item in x))
     return x
 
 
@@ -219,7 +227,17 @@ class _Entry:
         self, function: Callable[..., Any], call: _Call, args: Any, device: Device
     ) -> None:
         self.device = device
-        trace, results, outputs = _traced(function, call, args, device)
+        contents = Contents(function, call.statics)
+        leak = None
+        try:
+            trace, results, outputs = _traced(function, call, args, device)
+        finally:
+            leak = contents.leaked(is_traced)
+        if leak is not None:
+            raise TraceError(
+                f"{_name_of(function)} keeps a tensor of the trace in {leak} from outside; later "
+                f"calls would not. Return the tensor, or write into one that was made outside."
+            )
         self.results = results
         self.n_results = len(outputs)
         self.effects = trace.effects
@@ -241,7 +259,7 @@ class _Entry:
             (d.generator, d.names, evaluator(text_of(d.used))) for d in trace.draws.values()
         ]
         self.n_arguments = len(call.tensors)
-        self._statics = list(call.statics)  # kept, for the structure names them by identity
+        self._statics = [Seen(x) for x in call.statics]
         self.captured = {i: weakref.ref(t) for i, t in trace.captured.items()}
         self.forms = {i: (t.array.shape, t.array.dtype) for i, t in trace.captured.items()}
         self.tracked = {i: t.requires_grad for i, t in trace.captured.items()}
@@ -277,8 +295,19 @@ class _Entry:
             env.update(zip(names, generator.state_dict().values(), strict=True))
         return env
 
-    def broken(self, env: dict[str, Any], arguments: Sequence[Tensor]) -> str | None:
+    @property
+    def is_dead(self) -> bool:
+        """Whether something that it works on is gone."""
+        return any(t() is None for t in self.captured.values()) or any(
+            seen.is_gone for seen in self._statics
+        )
+
+    def broken(self, env: dict[str, Any], call: _Call) -> str | None:
         """Return why this entry does not serve a call, None if it does."""
+        for seen, given in zip(self._statics, call.statics, strict=True):
+            if not seen.is_(given):
+                return "an argument is another object"
+        arguments = call.tensors
         reason = self.watch.broken()
         if reason is not None:
             return reason
@@ -467,7 +496,7 @@ class Function:
         entries = self._entries.setdefault(key, [])
         for entry in entries:
             env = entry.env(call)
-            broken = entry.broken(env, call.tensors)
+            broken = entry.broken(env, call)
             if broken is None:
                 return entry, env
             reason = broken
@@ -477,18 +506,32 @@ class Function:
         finally:
             if not entries:
                 self._entries.pop(key, None)
+        self._drop_dead()
         self._entries.setdefault(key, entries).append(entry)
         if len(entries) > 8:
             entries.pop(0)
         self._traces += 1
         if self._traces > REPORT_AFTER:
             warnings.warn(
-                f"{self._function.__name__} was traced {self._traces} times, the last time because "
-                f"{reason}. Each trace compiles anew. Pass what changes as an argument, or keep "
-                f"shapes and types of the arguments alike.",
+                f"{_name_of(self._function)} was traced {self._traces} times, the last time "
+                f"because {reason}. Each trace compiles anew. Pass what changes as an argument, or "
+                f"keep shapes and types of the arguments alike.",
                 stacklevel=4,
             )
         return entry, entry.env(call)
+
+    def _drop_dead(self) -> None:
+        """Forget forms whose networks are gone, and the memory that they hold."""
+        for key, entries in list(self._entries.items()):
+            entries[:] = [entry for entry in entries if not entry.is_dead]
+            if not entries:
+                del self._entries[key]
+
+    def __reduce__(self) -> Any:
+        # A decorated function is found by its name; what is compiled is not copied.
+        module = sys.modules.get(self._function.__module__)
+        name = getattr(self._function, "__qualname__", "")
+        return name if getattr(module, name, None) is self else (jit, (self._function,))
 
     def _device(self, call: _Call) -> Device:
         found: Device | None = None
@@ -505,6 +548,10 @@ class Function:
             if hasattr(x, "named_parameters"):
                 return x.device  # type: ignore[no-any-return]
         return default_device()
+
+
+def _name_of(function: Any) -> str:
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def _new(structure: Any, before: list[Any]) -> str:

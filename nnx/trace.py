@@ -19,7 +19,7 @@ from nnx import dtypes, shapes
 from nnx.device import Device, Namespace
 from nnx.dtypes import DType
 from nnx.errors import DeviceError, ShapeError, TraceError
-from nnx.graph import CHECK, DRAW, FULL, IOTA, Eqn, Graph, Place, Var, infer
+from nnx.graph import CHECK, DRAW, FULL, IOTA, Eqn, Graph, Place, Var, infer, same_shape
 from nnx.op import OPS, Attrs, Op, explain, recording
 from nnx.scalar import Facts, IntScalar, Scalar, made, value_of, variable
 from nnx.tensor import Tensor
@@ -40,6 +40,11 @@ def user_place() -> Place:
 def refuse(what: str) -> NoReturn:
     """Raise TraceError for code that needs a value; it names the user's line."""
     file, number = user_place()
+    if recording.trace is None:
+        raise TraceError(
+            f"{file}, line {number}: this tensor has no values. It was kept from a function while "
+            f"that was traced by nnx.jit; return it from the function instead."
+        )
     raise TraceError(
         f"{file}, line {number}: {what} needs the values of an array, and this function is being "
         f"traced by nnx.jit, where only its shape and type are known. Choose with nnx.where "
@@ -668,6 +673,34 @@ class Trace(Recorder):
         draws.used = draws.used + (n_words + 3) // 4
         return Tensor(out, self.device)
 
+    def rebinds(self, obj: Any, name: str, value: Any) -> bool:
+        """Return whether an attribute's new value was written into its tensor: each call does so.
+
+        Raises: TraceError for what only the trace would set, and no later call.
+        """
+        if isinstance(value, Tensor) and value.device is self.device:
+            old = vars(obj).get(name)
+            fits = isinstance(old, Tensor) and not old.requires_grad and (
+                same_shape(tuple(old.array.shape), value.array.shape) and old.dtype is value.dtype
+            )  # fmt: skip
+            if not fits:
+                self.refuse_setting(
+                    f"{type(obj).__name__}.{name}",
+                    "was no tensor of this shape and type before. Make it once, outside, with "
+                    "nnx.zeros(...) or nnx.asarray(...); then each call writes into it",
+                )
+            self.lift_all((old,))
+            old.assign(value.array)
+            return True
+        counts = isinstance(value, int | float | Scalar) and not name.startswith("_")
+        if counts and name != "training" and vars(obj).get(name) != value:
+            self.refuse_setting(
+                f"{type(obj).__name__}.{name}",
+                "a call of the compiled function would not do. Set it outside, or keep it in a "
+                "tensor of the module",
+            )
+        return False
+
     # Objects whose settings the function has read
 
     def watch(self, obj: Any) -> None:
@@ -707,6 +740,11 @@ class Trace(Recorder):
         return Graph(self.inputs, names, self.eqns, outputs)
 
 
+def is_traced(x: Any) -> bool:
+    """Return whether a value belongs to a trace: a tensor without values, or a scalar."""
+    return isinstance(x, Scalar) or (isinstance(x, Tensor) and isinstance(x.array, Traced))
+
+
 def _plain(x: Any) -> Any:
     if isinstance(x, tuple | list):
         return tuple(_plain(item) for item in x)
@@ -729,4 +767,13 @@ def alive(tensors: dict[int, Tensor]) -> dict[int, weakref.ref[Tensor]]:
     return {index: weakref.ref(tensor) for index, tensor in tensors.items()}
 
 
-__all__ = ["Effect", "IntScalar", "Trace", "Traced", "TracingDevice", "alive", "batch_size"]
+__all__ = [
+    "Effect",
+    "IntScalar",
+    "Trace",
+    "Traced",
+    "TracingDevice",
+    "alive",
+    "batch_size",
+    "is_traced",
+]

@@ -33,16 +33,18 @@ class Read(NamedTuple):
             return None
 
 
-def reads(function: Any) -> list[Read]:
-    """Return the variables that a function reads, and the functions that it reads, without nnx's.
+def reads(function: Any) -> tuple[list[Read], list[Any]]:
+    """Return the variables that a function and those it reads take from outside, without nnx's.
 
-    Libraries that are imported as modules are passed over.
+    Libraries that are imported as modules are passed over. The second part has values that belong
+    to the functions: defaults, the objects of methods, arguments of partials.
     """
     found: list[Read] = []
+    bound: list[Any] = []
     seen: set[int] = set()
     waiting = [function]
     while waiting:
-        f = _unwrapped(waiting.pop())
+        f = _unwrapped(waiting.pop(), bound)
         if not isinstance(f, types.FunctionType) or id(f) in seen:
             continue
         seen.add(id(f))
@@ -59,15 +61,20 @@ def reads(function: Any) -> list[Read]:
                 continue  # a name of builtins
             found.append(read)
             waiting.append(value)
-    return found
+        own = [*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()]
+        bound += own
+        waiting += own
+    return found, bound
 
 
-def _unwrapped(f: Any) -> Any:
+def _unwrapped(f: Any, bound: list[Any]) -> Any:
     """Return the plain function inside of methods, partials and jitted functions."""
     while True:
         if isinstance(f, types.MethodType):
+            bound.append(f.__self__)
             f = f.__func__
         elif isinstance(f, functools.partial):
+            bound += [*f.args, *f.keywords.values()]
             f = f.func
         elif hasattr(f, "__wrapped__"):
             f = f.__wrapped__
@@ -124,7 +131,7 @@ def _is_watched(x: Any) -> bool:
     return hasattr(x, "named_parameters") or hasattr(x, "load_state_dict")
 
 
-class _Seen:
+class Seen:
     """What an object was, without keeping it alive where that is possible."""
 
     def __init__(self, value: Any) -> None:
@@ -135,9 +142,45 @@ class _Seen:
         self._plain = isinstance(value, (*_PLAIN, tuple))
         self._mark = _mark(value) if self._plain else None
 
+    def value(self) -> Any:
+        """Return the object; None if it is gone."""
+        return self._reference()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the object is no more; a plain value always is there."""
+        return not self._plain and self._reference() is None
+
     def is_(self, value: Any) -> bool:
         """Return whether a value is the same object, or an equal plain value."""
         return _mark(value) == self._mark if self._plain else self._reference() is value
+
+
+class Contents:
+    """The lists and dicts that a function can reach, as they were before it was traced."""
+
+    def __init__(self, function: Any, statics: list[Any]) -> None:
+        self._reads, bound = reads(function)
+        roots = [read.value() for read in self._reads] + bound + statics
+        parts = [part for root in _spread(roots) for obj in _tree(root)
+                 for part in vars(obj).values()]  # fmt: skip
+        containers = {id(x): x for x in _containers([*roots, *parts])}
+        self._kept = [(x, x.copy()) for x in containers.values()]
+
+    def leaked(self, is_leak: Callable[[Any], bool]) -> str | None:
+        """Put everything back; return what held a value that must not outlive the trace, if any."""
+        found = None
+        for x, before in self._kept:
+            if ids(x) == ids(before) and list(x) == list(before):
+                continue
+            if any(map(is_leak, x.values() if isinstance(x, dict) else x)):
+                found = f"a {type(x).__name__}"
+                x.clear()
+                x.extend(before) if isinstance(x, list) else x.update(before)
+        for read in self._reads:
+            if found is None and is_leak(read.value()):
+                found = f"the variable {read.name!r}"
+        return found
 
 
 class Watch:
@@ -147,21 +190,22 @@ class Watch:
     """
 
     def __init__(self, watched: dict[int, Any], function: Any, statics: list[Any]) -> None:
-        self._reads = reads(function)
-        self._values = [_Seen(read.value()) for read in self._reads]
-        roots = [read.value() for read in self._reads] + statics
-        if isinstance(function, types.MethodType):
-            roots.append(function.__self__)
+        self._reads, bound = reads(function)
+        self._values = [Seen(read.value()) for read in self._reads]
+        roots = [read.value() for read in self._reads] + bound + statics
         objects = dict(watched)
         for root in _spread(roots):
             for obj in _tree(root):
                 objects[id(obj)] = obj
         self._objects = [(weakref.ref(obj), _settings(obj)) for obj in objects.values()]
-        parts = [part for obj in objects.values() for name, part in vars(obj).items()
-                 if name not in _VOLATILE]  # fmt: skip
-        containers = {id(x): x for x in _containers([*roots, *parts])}
-        self._containers = [(x, ids(x), _contents(x)) for x in containers.values()]
-        self._others = [(x, _settings(x)) for x in statics if _has_settings(x, objects)]
+        found = {id(x): Seen(x) for x in _containers(roots)}
+        self._containers = [(seen.value, ids(seen.value()), _contents(seen.value()))
+                            for seen in found.values()]  # fmt: skip
+        for obj in objects.values():
+            for name, part in vars(obj).items():
+                if name not in _VOLATILE:
+                    self._containers += _inside(weakref.ref(obj), name, part)
+        self._others = [(Seen(x), _settings(x)) for x in statics if _has_settings(x, objects)]
         self._seen = changes.n
 
     @property
@@ -177,29 +221,21 @@ class Watch:
                 others.append((read.place, read.name, read.value()))
             else:
                 cells.append((read.place, read.value()))
-        return cells, others, [(x, now) for x, now, _ in self._containers]
-
-    def leaks(self, is_leak: Callable[[Any], bool]) -> str | None:
-        """Return where a value that must not outlive the trace is kept, None if nowhere."""
-        for x, _, _ in self._containers:
-            if any(map(is_leak, x.values() if isinstance(x, dict) else x)):
-                return f"a {type(x).__name__}"
-        for read in self._reads:
-            if is_leak(read.value()):
-                return f"the variable {read.name!r}"
-        return None
+        return cells, others, [(get(), now) for get, now, _ in self._containers]
 
     def broken(self) -> str | None:
         """Return what has changed since the trace, None if nothing has."""
         for read, seen in zip(self._reads, self._values, strict=True):
             if not seen.is_(read.value()):
                 return f"the name {read.name!r} stands for another object"
-        for x, items, contents in self._containers:
-            if ids(x) != items and _contents(x) != contents:
+        for get, items, contents in self._containers:
+            x = get()
+            if x is None or (ids(x) != items and _contents(x) != contents):
                 return f"a {type(x).__name__} that the function reads has other items"
-        for x, before in self._others:
-            if _settings(x) != before:
-                return _difference(x, before, _settings(x))
+        for seen, before in self._others:
+            now = None if seen.value() is None else _settings(seen.value())
+            if now != before:
+                return _difference(seen.value(), before, now)
         if changes.n != self._seen:
             for reference, before in self._objects:
                 obj = reference()
@@ -208,6 +244,18 @@ class Watch:
                     return _difference(obj, before, now)
             self._seen = changes.n
         return None
+
+
+def _inside(owner: Any, name: str, part: Any) -> Iterator[Any]:
+    """Yield how to get at the containers in an attribute without keeping its owner alive."""
+    for i, x in enumerate(_containers([part])):
+
+        def get(i: int = i) -> Any:
+            obj = owner()
+            held = [] if obj is None else list(_containers([vars(obj).get(name)]))
+            return held[i] if i < len(held) else None
+
+        yield get, ids(x), _contents(x)
 
 
 def _has_settings(x: Any, objects: dict[int, Any]) -> bool:

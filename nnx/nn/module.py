@@ -60,6 +60,8 @@ class Module:
     _target_dtype: DType | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if recording.trace is not None and recording.trace.rebinds(self, name, value):
+            return
         object.__setattr__(self, name, value)
         changes.n += 1
 
