@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -10,6 +12,7 @@ import numpy as np
 
 from nnx import shapes
 from nnx.backends.protocol import Backend, Hardware
+from nnx.op import OPS
 
 BLAS = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 """Types for which a product with ones is a faster sum, and the method `dot` a faster product."""
@@ -19,21 +22,67 @@ LONG = 1 << 16
 """Rows beyond which a sum is formed in float64 rather than as a product with ones."""
 
 
-def matmul(x: Any, y: Any) -> Any:
+def matmul(x: Any, y: Any, out: Any = None) -> Any:
     """Return x @ y; for two matrices through the method, which does without a gufunc's set-up."""
-    if x.ndim == 2 and y.ndim == 2 and x.dtype in BLAS:
-        return x.dot(y)
-    return np.matmul(x, y)
+    if x.ndim == 2 and y.ndim == 2 and x.dtype in BLAS and x.dtype == y.dtype:
+        return x.dot(y, out)
+    return np.matmul(x, y, out=out)
 
 
-def linear(x: Any, weight: Any, bias: Any = None) -> Any:
+def linear(x: Any, weight: Any, bias: Any = None, out: Any = None) -> Any:
     """Return x @ weight + bias with the bias added in place."""
-    out = matmul(x, weight)
+    out = matmul(x, weight, out)
     if bias is not None:
         if bias.shape != weight.shape[1:]:
             shapes.linear(x.shape, weight.shape, bias.shape)
         out += bias
     return out
+
+
+def astype(x: Any, dtype: Any, copy: bool = True, out: Any = None) -> Any:
+    """Return x in another type."""
+    if out is None:
+        return x.astype(dtype)
+    out[...] = x
+    return out
+
+
+def reshape(x: Any, shape: Any, copy: bool | None = None) -> Any:
+    """Return x in another shape, through the method."""
+    return x.reshape(shape)
+
+
+def permute_dims(x: Any, axes: Any) -> Any:
+    """Return x with its axes in another order, through the method."""
+    return x.transpose(axes)
+
+
+BITS = {np.dtype(np.float32): np.dtype(np.int32), np.dtype(np.float64): np.dtype(np.int64)}
+FEW = 1 << 10
+"""Elements for which `numpy.where` is fast enough."""
+
+
+def where(condition: Any, x: Any, y: Any, out: Any = None) -> Any:
+    """Return x where the condition holds, else y.
+
+    Floats become 0 by a product of their bits with 0 or 1: `numpy.where` waits at each choice that
+    the processor did not foresee, and takes up to 15 times as long.
+    """
+    if y.__class__ is float and x.__class__ is condition.__class__ is np.ndarray:
+        big = x.dtype in BITS and (out is not None or x.size > FEW)
+        if big and y == 0 and math.copysign(1.0, y) > 0 and condition.dtype == np.bool_:
+            bits = BITS[x.dtype]
+            if out is None:
+                return np.multiply(x.view(bits), condition).view(x.dtype)
+            np.multiply(x.view(bits), condition, out=out.view(bits))
+            return out
+    result = np.where(condition, x, y)
+    return result if out is None else astype(result, out.dtype, out=out)
+
+
+def concat(*arrays: Any, axis: int | None = 0, out: Any = None) -> Any:
+    """Return arrays laid end to end."""
+    return np.concatenate(arrays, axis, out)
 
 
 def add_at(shape: tuple[int, ...], key: Any, values: Any) -> Any:
@@ -50,20 +99,20 @@ def _reduction(ufunc: Any) -> Callable[..., Any]:
     """Return a reduction without the layers of Python that NumPy's functions put before it."""
     reduce = ufunc.reduce
 
-    def kernel(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-        return reduce(x, axis=axis, keepdims=keepdims)
+    def kernel(x: Any, axis: Any = None, keepdims: bool = False, out: Any = None) -> Any:
+        return reduce(x, axis, None, out, keepdims)
 
     return kernel
 
 
-def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+def sum(x: Any, axis: Any = None, keepdims: bool = False, out: Any = None) -> Any:
     """Return the sum; that of a matrix over its rows is a product with ones."""
     if axis == 0 and x.ndim == 2 and x.dtype in BLAS and not keepdims:
         if len(x) <= LONG:
-            return _ones(len(x), x.dtype).dot(x)
+            return _ones(len(x), x.dtype).dot(x, out)
         # NumPy adds down the rows one after another, which loses float32's digits.
-        return np.add.reduce(x, axis=0, dtype=np.float64).astype(x.dtype)
-    return np.add.reduce(x, axis=axis, keepdims=keepdims)
+        return astype(np.add.reduce(x, axis=0, dtype=np.float64), x.dtype, out=out)
+    return np.add.reduce(x, axis, None, out, keepdims)
 
 
 @functools.lru_cache(maxsize=64)
@@ -78,14 +127,14 @@ def _row_sums(rows: Any) -> Any:
     return np.add.reduce(rows, axis=1)
 
 
-def softmax(x: Any, axis: Any = -1) -> Any:
+def softmax(x: Any, axis: Any = -1, out: Any = None) -> Any:
     """Return exp(x) over its sum, in one buffer."""
     if x.ndim == 2 and axis in (-1, 1) and x.shape[1]:
-        e = x - _row_maxima(x)[1][:, None]
+        e = np.subtract(x, _row_maxima(x)[1][:, None], out=out)
         np.exp(e, out=e)
         e /= _row_sums(e)[:, None]
         return e
-    e = np.asarray(x - np.maximum.reduce(x, axis=axis, keepdims=True))
+    e = np.asarray(np.subtract(x, np.maximum.reduce(x, axis=axis, keepdims=True), out=out))
     np.exp(e, out=e)
     e /= np.add.reduce(e, axis=axis, keepdims=True)
     return e
@@ -120,16 +169,53 @@ def _label_places(labels: Any, rows: Any) -> Any:
     return labels.reshape(-1).astype(np.int64, copy=False) + _row_starts(*rows.shape)
 
 
-def cross_entropy_slope(logits: Any, labels: Any) -> Any:
+def cross_entropy_slope(logits: Any, labels: Any, out: Any = None) -> Any:
     """Return softmax(logits) - target, in one buffer."""
-    rows = softmax(logits.reshape(-1, logits.shape[-1]))
+    sizes = (-1, logits.shape[-1])
+    rows = softmax(logits.reshape(sizes), out=None if out is None else out.reshape(sizes))
     if labels.ndim == logits.ndim:
         rows -= labels.reshape(rows.shape)
     else:
         at = _label_places(labels, rows)
         rows.put(at, 0)
         rows.put(at, -_row_sums(rows))
-    return rows.reshape(logits.shape)
+    return rows.reshape(logits.shape) if out is None else out
+
+
+LARGE_BYTES = 1 << 16
+"""Size from which on the system would be asked for new pages at every call."""
+
+_held = [np.empty(1)]
+_ALONE = sys.getrefcount(_held[0])
+"""References to an array that only a list holds."""
+
+
+class Recycled:
+    """Gives arrays to write into; one that it gave before, when nobody refers to it any more.
+
+    Every view of an array refers to it, and so does what shares its memory with another library.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        self._shape, self._dtype = shape, dtype
+        self._given: list[Any] = []
+
+    def __call__(self) -> Any:
+        """Return an array that nobody holds."""
+        given = self._given
+        for i in range(len(given)):
+            if sys.getrefcount(given[i]) == _ALONE:
+                return given[i]
+        if len(given) == 2:  # one is held from call to call, and one is written meanwhile
+            given.pop(0)
+        given.append(np.empty(self._shape, self._dtype))
+        return given[-1]
+
+
+def _writing() -> dict[str, Callable[..., Any]]:
+    """Return NumPy's own functions that write into ``out``, under the names of their ops."""
+    found = {name: getattr(np, name) for name, op in OPS.items() if op.primitive}
+    return {name: f for name, f in found.items() if isinstance(f, np.ufunc)}
 
 
 class NumpyBackend(Backend):
@@ -140,12 +226,33 @@ class NumpyBackend(Backend):
         "linear": linear,
         "matmul": matmul,
         "sum": sum,
+        "any": _reduction(np.logical_or),
+        "all": _reduction(np.logical_and),
         "max": _reduction(np.maximum),
         "min": _reduction(np.minimum),
+        "where": where,
+        "reshape": reshape,
+        "permute_dims": permute_dims,
         "softmax": softmax,
         "cross_entropy_rows": cross_entropy_rows,
         "cross_entropy_slope": cross_entropy_slope,
     }
+    into: ClassVar = {
+        **_writing(),
+        "linear": linear,
+        "matmul": matmul,
+        "sum": sum,
+        "any": overrides["any"],
+        "all": overrides["all"],
+        "max": overrides["max"],
+        "min": overrides["min"],
+        "where": where,
+        "softmax": softmax,
+        "cross_entropy_slope": cross_entropy_slope,
+        "astype": astype,
+        "concat": concat,
+    }
+    views = frozenset({"reshape", "permute_dims", "broadcast_to", "getitem", "flip"})
     trusted = frozenset({"relu", "reshape", "permute_dims", "broadcast_to", "getitem"})
 
     @property
@@ -160,6 +267,12 @@ class NumpyBackend(Backend):
     def asarray(self, host: Any, dtype: Any, index: int) -> Any:
         """Return the host array itself where its type and byte order already fit."""
         return np.asarray(host, dtype=dtype)
+
+    def fresh(self, shape: tuple[int, ...], dtype: Any, index: int) -> Callable[[], Any]:
+        """Return a function that gives an array that nobody holds: a large one is given again."""
+        if math.prod(shape) * np.dtype(dtype).itemsize < LARGE_BYTES:
+            return functools.partial(np.empty, shape, dtype)
+        return Recycled(shape, dtype)
 
     def astype(self, array: Any, dtype: Any) -> Any:
         """Return an array's values in another type; NumPy's function refuses its own scalars."""

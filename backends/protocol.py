@@ -14,6 +14,7 @@ Check the result with ``nnx.testing.check_backend("mylib")``: it returns the row
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,11 +50,28 @@ class Backend:
     """Ops whose kernels need no `scope`: they only move elements, or never warn."""
 
     compile: Callable[..., Any] | None = None
-    """``compile(graph, updates, kinds) -> program``; without it a graph is interpreted op by op.
+    """``compile(graph, updates, kinds) -> program``; without it a graph runs call by call.
 
     ``graph`` is lowered (`nnx.passes.prepared`); ``updates`` maps outputs to the inputs that they
     replace; ``kinds`` says of each scalar whether it is a whole number. The program is called as
     ``program(arrays, env)`` with the scalars by name, and returns the outputs' arrays.
+    """
+
+    into: Mapping[str, Callable[..., Any]] = {}
+    """Kernels that write, by op name: ``kernel(*arrays, out=array, **attrs)``.
+
+    With them a graph that is not compiled runs in buffers planned ahead; an op that is not here
+    makes a new array. Each returns ``out``, which has the shape and type of the result, its
+    elements in order (C). For an elementwise op it may be one of the arrays; else it shares no
+    memory with them. The values are those of the op without ``out``, to the bit; ``dtype`` among
+    the attributes may be nnx's. A library whose arrays cannot be written, or whose slices are
+    copies, has none.
+    """
+
+    views: frozenset[str] = frozenset()
+    """Of a backend with ``into``: ops that always give a view of their one array.
+
+    ``reshape`` may be among them: only where the elements lie in order is it taken for one.
     """
 
     @property
@@ -85,6 +103,10 @@ class Backend:
     def creation(self, name: str, index: int) -> Callable[..., Any]:
         """Return ``xp.<name>`` (zeros, arange, ...) so bound that it creates on one device."""
         return getattr(self.xp, name)  # type: ignore[no-any-return]
+
+    def fresh(self, shape: tuple[int, ...], dtype: Any, index: int) -> Callable[[], Any]:
+        """Return a function that gives an array to write a result into, one that nobody holds."""
+        return functools.partial(self.creation("empty", index), shape, dtype=dtype)
 
     def index(self, array: Any, key: tuple[Any, ...]) -> Any:
         """Return ``array[key]`` for integers, slices, None and arrays of integers."""

@@ -56,12 +56,12 @@ FLOAT64 = Format(
 )  # fmt: skip
 
 
-def call(builder: ir.IRBuilder, name: str, *args: Value) -> Value:
+def call(builder: ir.IRBuilder, name: str, *args: Value, flags: tuple[str, ...] = ()) -> Value:
     """Return an LLVM intrinsic of arguments and a result of one type, such as ``floor``."""
     one = args[0].type
     kind = ir.FunctionType(one, [one] * len(args))
     function = builder.module.declare_intrinsic(f"llvm.{name}", [one], kind)
-    return builder.call(function, args)
+    return builder.call(function, args, fastmath=flags)
 
 
 class Arithmetic:

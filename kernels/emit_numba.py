@@ -15,6 +15,7 @@ from typing import Any
 from nnx import dtypes, shapes
 from nnx.errors import TraceError
 from nnx.graph import CHECK, DRAW, FULL, IOTA, Eqn, Graph, Var, line, names_of
+from nnx.kernels.blas import ONE_THREAD_BELOW
 from nnx.kernels.draws import KINDS as DRAWS
 from nnx.kernels.draws import drawn, order
 from nnx.kernels.expressions import CAST, cast_of, constant, written
@@ -65,6 +66,7 @@ class Emitted:
     """The text of a step, and what its table holds where."""
 
     def __init__(self) -> None:
+        """``threads`` is the slot of the most threads a product may use, 0 without products."""
         self.source = ""
         self.scalars: dict[str, int] = {}
         self.whole: set[str] = set()
@@ -72,6 +74,7 @@ class Emitted:
         self.outputs: list[int] = []
         self.buffers: list[Buffer] = []
         self.first = self.last = self.size = 0
+        self.threads = 0
 
 
 def emit(graph: Graph, updates: dict[int, int], kinds: dict[str, bool]) -> Emitted:
@@ -95,7 +98,7 @@ class _Emitter:
         self.numbers: dict[str, str] = {}
         self.count = 0
         self.n_loops = 0
-        self.used = {"i64"}
+        self.allowed = "threads"
 
     # The whole
 
@@ -130,13 +133,16 @@ class _Emitter:
                 self.head.append("    " + self._pointer_line(x.dtype, f"y{k}", slot))
             slot += 1
         out.last = slot
-        for buffer in shared(self._lives()):
+        for buffer in shared(self._lives(), self.plan.heirs()):
             buffer.slot = slot
             out.buffers.append(buffer)
             for x in buffer.vars:
                 self.pointer[x] = f"w{len(out.buffers) - 1}"
             self.head.append("    " + self._pointer_line(buffer.dtype, self.pointer[x], slot))
             slot += 1
+        if any(eqn.op.name == "matmul" and eqn.out.dtype.is_floating for eqn in self.graph.eqns):
+            out.threads, slot = slot, slot + 1
+            self.head.append(f"    threads = table[{out.threads}]")
         out.size = slot
         for group in self.plan.groups:
             if group.alone:
@@ -146,7 +152,7 @@ class _Emitter:
         # First what may still read an input, then what replaces inputs.
         for name, x in sorted(self.copies, key=lambda copy: copy[0].startswith("x")):
             self._copy(name, x)
-        self.top.put("return 0")
+        self._leave(0, self.top)
         out.source = self._text()
         return out
 
@@ -176,7 +182,9 @@ class _Emitter:
 
     def _writes_directly(self, k: int, x: Var) -> bool:
         """Return whether an output is written where it is computed, and not copied at the end."""
-        if x in self.pointer or x not in self.plan.maker or is_view(self.plan.maker[x]):
+        if x in self.pointer or x not in self.plan.maker:
+            return False
+        if self.plan.is_free(self.plan.maker[x]):
             return False
         if self.graph.outputs.index(x) != k:
             return False
@@ -189,7 +197,7 @@ class _Emitter:
         once = self._in_one_pass(mine, old)
         order = {id(g): i for i, g in enumerate(self.plan.groups)}
         for eqn in self.graph.eqns:
-            if is_view(eqn):
+            if self.plan.is_free(eqn):
                 continue
             for y, own in self.plan.sources(eqn):
                 if y is old:
@@ -651,7 +659,9 @@ class _Emitter:
             before.append(f"{name} = b1(False)")
             inner.put(f"# {line(eqn, self.names)}")
             inner.put(f"{name} = logical_or({name}, {text})")
-            after.append(f"if {name}:\n        return {FAILED_CHECK}")
+            leaving = Scope(None, frozenset(), 2)
+            self._leave(FAILED_CHECK, leaving)
+            after.append("\n".join([f"if {name}:", *leaving.lines]))
             return
         name = f"a{self.count}"
         self.count += 1
@@ -890,7 +900,9 @@ class _Emitter:
             scope.put(f"if {name} < 0:")
             scope.put(f"    {name} += {self.size(n)}")
         scope.put(f"if {name} < 0 or {name} >= {self.size(n)}:")
-        scope.put(f"    return {FAILED_INDEX}")
+        leaving = Scope(None, frozenset(), scope.depth + 1)
+        self._leave(FAILED_INDEX, leaving)
+        scope.lines += leaving.lines
         return name
 
     def _draw(self, eqn: Eqn) -> None:
@@ -942,6 +954,7 @@ class _Emitter:
         if at != "0":
             out = f"{cast}_shift({out}, {at})"
         sizes = ", ".join(map(self.size, (m, n, k)))
+        self._allow_threads((m, n, k))
         scope.put(
             f"{cast}_gemm({ta}, {tb}, {sizes}, {left}, {lda}, {right}, {ldb}, {out}, "
             f"{self.size(n)})"
@@ -949,6 +962,28 @@ class _Emitter:
         if scope is not outer:
             self._close(scope, outer)
         self.top.lines += outer.lines
+
+    def _allow_threads(self, sizes: Sequence[Any]) -> None:
+        """Emit how many threads the next product may use: one, if it is small.
+
+        Where the limit is one, BLAS is told nothing, and so has no reason to look for threads.
+        """
+        work = shapes.size(sizes)
+        if isinstance(work, Scalar):
+            count = f"select({self.size(work)} < {ONE_THREAD_BELOW}, 1, threads)"
+        else:
+            count = "1" if work < ONE_THREAD_BELOW else "threads"
+        if count != self.allowed:
+            self.top.put("if threads != 1:")
+            self.top.put(f"    blas_threads({count})")
+            self.allowed = count
+
+    def _leave(self, status: int, scope: Scope) -> None:
+        """Emit a return, which leaves BLAS with the threads it had."""
+        if self.allowed != "threads":
+            scope.put("if threads != 1:")
+            scope.put("    blas_threads(threads)")
+        scope.put(f"return {status}")
 
     def _matrix(
         self, x: Var, shape: Any, names: list[str], scope: Scope, cast: str

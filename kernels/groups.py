@@ -85,6 +85,7 @@ class Plan:
             for x in set(eqn.vars):
                 self.readers.setdefault(x, []).append(eqn)
         self.late = {graph.outputs[i] for i in updates}
+        self._inline = self._numbers()
         self._stage: dict[Var, int] = {}
         self._set_stages()
         self.group_of: dict[Var, Group] = {}
@@ -92,6 +93,35 @@ class Plan:
         self.stored = self._stored()
 
     # What an eqn reads
+
+    def _numbers(self) -> set[Var]:
+        """Return the values that are worked out from numbers of the call alone, each where needed.
+
+        Stored, they would part the loops that need them from those before.
+        """
+        factors = set()
+        for eqn in self.graph.eqns:
+            if eqn.op.name == "matmul":
+                factors |= {x for y in eqn.vars for x in self._through_views(y)}
+        found: set[Var] = set()
+        for eqn in self.graph.eqns:
+            known = all(x in found or self._is_full(x) for x in eqn.vars)
+            if known and not eqn.out.shape and is_elementwise(eqn.op.name):
+                found.add(eqn.out)
+        return found - factors
+
+    def _is_full(self, x: Var) -> bool:
+        return x in self.maker and self.maker[x].op is FULL
+
+    def _through_views(self, x: Var) -> Iterator[Var]:
+        yield x
+        if x in self.maker and is_view(self.maker[x]):
+            for y in self.maker[x].vars:
+                yield from self._through_views(y)
+
+    def is_free(self, eqn: Eqn) -> bool:
+        """Return whether an eqn's result is found where it is read, without a loop or memory."""
+        return is_view(eqn) or eqn.out in self._inline
 
     def sources(self, eqn: Eqn) -> Iterator[tuple[Var, bool]]:
         """Yield the computed values below an eqn, and whether each is read at its own index."""
@@ -106,6 +136,8 @@ class Plan:
             maker = self.maker.get(x)
             if maker is not None and is_view(maker):
                 waiting += [(y, through(maker, y, places)) for y in maker.vars]
+            elif maker is not None and self.is_free(maker):
+                waiting += [(y, places_of(y, ())) for y in maker.vars]
             else:
                 yield x, places == places_of(x, range(len(x.shape)))
 
@@ -139,16 +171,14 @@ class Plan:
 
     def _set_stages(self) -> None:
         stage = self._stage
-        compute = [eqn for eqn in self.graph.eqns if not is_view(eqn)]
-        for eqn in compute:
-            s = 0
-            for x, own in self.sources(eqn):
-                if x in stage:
-                    alone = not self._fuses(eqn)
-                    later = alone or not own or self._is_barrier(x)
-                    s = max(s, stage[x] + later)
-            stage[eqn.out] = s
-        last = max(stage.values(), default=0) + 1
+        compute = [eqn for eqn in self.graph.eqns if not self.is_free(eqn)]
+        self._order(compute, first=0, early=set())
+        checks = [eqn for eqn in compute if eqn.op is CHECK]
+        if checks:
+            # What no check needs runs after all of them: results may lie where older ones are.
+            first = 1 + max(stage[eqn.out] for eqn in checks)
+            self._order(compute, first, self._below_all(checks))
+        last = self._last = max(stage.values(), default=0) + 1
         self.late = self._final(compute)
         stage.update(dict.fromkeys(self.late, last))
         # As late as its first reader, so that less is stored between.
@@ -180,12 +210,31 @@ class Plan:
                 ends.add(eqn.out)
         return ends & self.late
 
+    def _order(self, compute: list[Eqn], first: int, early: set[Var]) -> None:
+        """Set the stage of each eqn after what it reads; none but ``early`` before ``first``."""
+        stage = self._stage
+        for eqn in compute:
+            alone = not self._fuses(eqn)
+            s = 0 if eqn.out in early else first
+            for x, own in self.sources(eqn):
+                if x in stage:
+                    s = max(s, stage[x] + (alone or not own or self._is_barrier(x)))
+            stage[eqn.out] = s
+
+    def _below_all(self, eqns: list[Eqn]) -> set[Var]:
+        """Return the results of eqns, and all that they are computed from."""
+        found = {eqn.out for eqn in eqns}
+        for eqn in reversed(self.graph.eqns):
+            if eqn.out in found:
+                found.update(eqn.vars)
+        return found
+
     # Groups
 
     def _make_groups(self) -> list[Group]:
         order: dict[int, list[Eqn]] = {}
         for eqn in self.graph.eqns:
-            if not is_view(eqn):
+            if not self.is_free(eqn):
                 order.setdefault(self._stage[eqn.out], []).append(eqn)
         groups: list[Group] = []
         for s in sorted(order):
@@ -249,6 +298,9 @@ class Plan:
         fits = len(group.domain) > 1 and any(same_shape(shape, s) for s in group.row_shapes)
         if not (fits and rows):
             return False
+        if not inside and self._stage[eqn.out] == self._last:
+            # A vector to be replaced may be as long as some matrix, and yet have loops of its own.
+            return False
         if kind in ("row", "column"):
             return False
         if kind == "other" and eqn.op is not CHECK:
@@ -263,9 +315,9 @@ class Plan:
         """
         made = [x for x in self.graph.outputs if x in self.maker]
         # A view has no memory of its own: where it is an output, it is copied there at the end.
-        stored = {x for x in made if not is_view(self.maker[x])}
+        stored = {x for x in made if not self.is_free(self.maker[x])}
         for eqn in self.graph.eqns:
-            if is_view(eqn):
+            if self.is_free(eqn):
                 continue
             if not self._fuses(eqn) or self.reduction(eqn) in ("column", "all"):
                 stored.add(eqn.out)
@@ -278,6 +330,30 @@ class Plan:
 
     def _below(self, x: Var) -> list[Var]:
         eqn = self.maker.get(x)
-        if eqn is None or not is_view(eqn):
+        if eqn is None or not self.is_free(eqn):
             return []
         return [y for y, _ in self.sources(eqn) if y in self.maker]
+
+    def heirs(self) -> dict[Var, set[Var]]:
+        """Return for stored values what they may be written over: the loop that makes one reads
+        each element of the other for the last time just before.
+        """
+        found: dict[Var, set[Var]] = {}
+        for group in self.groups:
+            # Loops over rows may go over a row again.
+            if not group.alone and not group.rows:
+                found |= self._heirs_in(group)
+        return found
+
+    def _heirs_in(self, group: Group) -> dict[Var, set[Var]]:
+        own_only: dict[Var, bool] = {}
+        for eqn in group.eqns:
+            for x, own in self.sources(eqn):
+                fits = own and same_shape(x.shape, group.domain)
+                own_only[x] = fits and own_only.get(x, True)
+        old = [x for x, fits in own_only.items() if fits and self.group_of.get(x) is not group]
+        return {
+            eqn.out: {x for x in old if x.dtype is eqn.out.dtype}
+            for eqn in group.eqns
+            if is_elementwise(eqn.op.name) and same_shape(eqn.out.shape, group.domain)
+        }

@@ -20,7 +20,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import lower_builtin, models, register_model
 
 from nnx.kernels import blas, words
-from nnx.kernels.elementary import FLOAT32, FLOAT64, I1, Arithmetic
+from nnx.kernels.elementary import FLOAT32, FLOAT64, I1, Arithmetic, call
 
 Value = Any  # an LLVM value: llvmlite has no types of its own
 Type = Any  # a Numba type
@@ -263,7 +263,10 @@ def _extreme_reduce(op: str, name: str) -> Build:
 
     def build(b: Any, t: Type, x: Value, y: Value) -> Value:
         # The loop vectoriser knows this intrinsic as a reduction, and not the selects.
-        return _arithmetic(b, t).call(name, x, y) if _is_float(t) else plain(b, t, x, y)
+        if not _is_float(t):
+            return plain(b, t, x, y)
+        # Of 0 and -0 either may come out: they are equal.
+        return call(b, name, x, y, flags=("nsz",))
 
     return build
 

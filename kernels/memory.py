@@ -6,7 +6,8 @@ two names is two memories, so that LLVM may move the accesses of one past those 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from nnx import shapes
@@ -44,12 +45,21 @@ def lifetimes(steps: Iterable[Iterable[Var]], kept: Sequence[Var]) -> list[Life]
     return sorted(lives.values(), key=lambda life: (life.first, order[life.var]))
 
 
-def shared(lives: Sequence[Life]) -> list[Buffer]:
-    """Return buffers in which each value has a place of its own for as long as it lives."""
+def shared(
+    lives: Sequence[Life], heirs: Mapping[Var, Collection[Var]] = MappingProxyType({})
+) -> list[Buffer]:
+    """Return buffers in which each value has a place of its own for as long as it lives.
+
+    ``heirs`` maps values to those that they may replace in the last step of these: element by
+    element, each read before its place is written.
+    """
     buffers: list[Buffer] = []
     for life in lives:
         size = shapes.size(life.var.shape)
-        free = [b for b in buffers if b.dtype is life.var.dtype and b.busy_until < life.first]
+        same = [b for b in buffers if b.dtype is life.var.dtype]
+        left = [b for b in same if b.busy_until == life.first]
+        taken = [b for b in left if b.vars[-1] in heirs.get(life.var, ())]
+        free = taken or [b for b in same if b.busy_until < life.first]
         fits = [b for b in free if at_least(b.size, size)]
         grows = [b for b in free if at_least(size, b.size)]
         # What is too large first: the largest are asked for rarely.

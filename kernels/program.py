@@ -12,6 +12,7 @@ from nnx import passes
 from nnx.graph import Graph
 from nnx.kernels import blas, cache
 from nnx.kernels.emit_numba import Emitted, emit
+from nnx.kernels.products import short_products_as_sums
 from nnx.locks import renew_at_fork
 from nnx.scalar import Scalar, evaluator, text_of
 
@@ -27,6 +28,7 @@ class Setting:
         self.table = np.zeros(emitted.size, np.int64)
         self.numbers = self.table.view(np.float64)
         self.table[0] = self.table.ctypes.data
+        self.threads = 0
         offsets, total = planned(emitted, env)
         self.work = np.empty(total + ALIGNMENT, np.uint8)
         start = -self.work.ctypes.data % ALIGNMENT + self.work.ctypes.data
@@ -53,7 +55,8 @@ class Program:
     """
 
     def __init__(self, graph: Graph, updates: dict[int, int], kinds: dict[str, bool]) -> None:
-        self.graph, self.updates, self.kinds = graph, updates, kinds
+        self.graph = graph = short_products_as_sums(graph)
+        self.updates, self.kinds = updates, kinds
         self.emitted = emit(passes.replaced_by_values(graph, updates), updates, kinds)
         self.source = self.emitted.source
         self.native: Any = None
@@ -101,3 +104,5 @@ class Program:
                 setting.table[slot] = value if value < 2**63 else value - 2**64
             else:
                 setting.numbers[slot] = value
+        if self.emitted.threads and setting.threads != (limit := blas.threads()):
+            setting.threads = setting.table[self.emitted.threads] = limit

@@ -1,53 +1,15 @@
-"""How a traced function's program is run where it takes arrays and returns arrays: op by op."""
+"""How a traced function's program is run where it takes arrays and returns arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nnx.device import Device
-from nnx.graph import Graph, Var, kernel_of, operand
-from nnx.native import varies
-from nnx.passes import common_subexpressions, dead_code
-from nnx.scalar import resolve
+from nnx.native import MISSED
 from nnx.tensor import Tensor
 
 if TYPE_CHECKING:
-    from nnx.jit import _Entry
-
-
-class Interpreted:
-    """A graph run eqn by eqn with a device's own kernels; values go after their last use."""
-
-    def __init__(self, graph: Graph, device: Device) -> None:
-        self.graph = common_subexpressions(dead_code(graph))
-        self.device = device
-        last: dict[Var, int] = {}
-        for i, eqn in enumerate(self.graph.eqns):
-            for x in eqn.vars:
-                last[x] = i
-        kept = set(self.graph.outputs)
-        self._steps = [
-            (
-                kernel_of(eqn.op, device), eqn, any(map(varies, eqn.attrs.values())),
-                [x for x in {*eqn.vars, eqn.out} if last.get(x, i) == i and x not in kept],
-            )
-            for i, eqn in enumerate(self.graph.eqns)
-        ]  # fmt: skip
-
-    def __call__(self, arrays: Sequence[Any], env: dict[str, Any]) -> list[Any]:
-        """Return the outputs' arrays."""
-        values: dict[Var, Any] = dict(zip(self.graph.inputs, arrays, strict=True))
-        with self.device.scope():
-            for kernel, eqn, varies, done in self._steps:
-                attrs = eqn.attrs
-                if varies:
-                    attrs = {name: resolve(value, env) for name, value in attrs.items()}
-                inputs = [operand(x, values, env) for x in eqn.inputs]
-                values[eqn.out] = kernel(*inputs, **attrs)
-                for x in done:
-                    values.pop(x, None)
-        return [values[x] for x in self.graph.outputs]
+    from nnx.jit import _Call, _Entry
 
 
 def assign(entry: _Entry, inputs: Sequence[Any], arrays: Sequence[Any]) -> None:
@@ -79,3 +41,55 @@ class Plain:
         outputs = self._program(arrays, env)
         assign(entry, inputs, outputs)
         return [Tensor(array, entry.device) for array in outputs[: entry.n_results]]
+
+    def repeat(self, call: _Call, args: Sequence[Any], env: dict[str, Any]) -> Again | None:
+        """Return what serves further calls like this one; None if it was not given plain values."""
+        simple = call.tensors and all(type(x) in (Tensor, int, float) for x in args)
+        if not simple or len(args) != len(call.tensors) + len(call.numbers):
+            return None
+        return Again(self._entry, call, args, env)
+
+
+class Again:
+    """Further calls with arguments of the types and sizes of one that was run.
+
+    Called with the arguments it returns the results, or `MISSED` where something else is different;
+    nothing has then happened, and the call goes the long way.
+    """
+
+    def __init__(
+        self, entry: _Entry, call: _Call, args: Sequence[Any], env: dict[str, Any]
+    ) -> None:
+        self._entry, self._call, self._env = entry, call, dict(env)
+        self._known = [
+            (x.array.shape, x.array.dtype) if isinstance(x, Tensor) else type(x) for x in args
+        ]
+        call.tensors, call.statics = [], []
+
+    def __call__(self, args: tuple[Any, ...]) -> Any:
+        """Run a call; return what the function returns, or MISSED."""
+        entry, call, env = self._entry, self._call, self._env
+        if len(args) != len(self._known):
+            return MISSED
+        tensors, n_numbers = [], 0
+        for x, known in zip(args, self._known):  # noqa: B905 (as many: see above)
+            if x.__class__ is Tensor:
+                if x.requires_grad or x.device is not entry.device:
+                    return MISSED
+                if (x.array.shape, x.array.dtype) != known:
+                    return MISSED
+                tensors.append(x)
+            elif x.__class__ is known:
+                env[f"a{n_numbers}"] = x
+                n_numbers += 1
+            else:
+                return MISSED
+        for name, getter in entry.getters:
+            env[name] = getter()
+        if entry.broken(env) is not None:
+            return MISSED
+        call.tensors = tensors
+        try:
+            return entry.run(call, env)
+        finally:
+            call.tensors = []

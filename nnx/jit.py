@@ -261,7 +261,7 @@ class Lowered:
 
     @property
     def source(self) -> str:
-        """The generated code; on a device that compiles nothing, the graph that is interpreted."""
+        """The generated code; on a device that compiles nothing, its calls written out."""
         return getattr(self._entry.program(), "source", None) or pretty(self.graph)
 
     def stats(self) -> dict[str, int]:
@@ -396,9 +396,9 @@ class _Entry:
         if self._program is None:
             compile_graph = self.device.backend.compile
             if compile_graph is None or self._lowered is None:
-                from nnx.execute import Interpreted
+                from nnx.planned import Planned
 
-                self._program = Interpreted(self.graph, self.device)
+                self._program = Planned(self.graph, self.device)
             else:
                 self._program = compile_graph(self._lowered, self.updates(), self.kinds)
         return self._program

@@ -138,7 +138,7 @@ class JittedStep:
     def epoch(self, data: Data, size: int) -> Epoch | None:
         """Return what runs many steps like the last one at once, where its device can."""
         repeat = self.function.repeat
-        if repeat is None or not isinstance(data, ArrayData):
+        if not hasattr(repeat, "run_many") or not isinstance(data, ArrayData):
             return None
         columns = [column.array for column in (data.x, data.y, data.weight) if column is not None]
         if not all(array.flags.c_contiguous for array in columns):

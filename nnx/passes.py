@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nnx import dtypes
 from nnx.device import Device
 from nnx.graph import CHECK, EFFECTS, Eqn, Graph, Var, same_shape
-from nnx.op import OPS
+from nnx.op import OPS, Rule
 from nnx.scalar import Scalar
 from nnx.trace import Recorder, Traced
 
@@ -42,7 +42,7 @@ def common_subexpressions(graph: Graph) -> Graph:
         inputs = tuple(renamed.get(x, x) if isinstance(x, Var) else x for x in eqn.inputs)
         same = _folded(eqn, inputs, eqns)
         if same is None:
-            key = (eqn.op.name, tuple(map(_key, inputs)), _key(tuple(eqn.attrs.items())))
+            key = (eqn.op.name, tuple(map(key_of, inputs)), key_of(tuple(eqn.attrs.items())))
             same = known.get(key)
             if same is None:
                 known[key] = eqn.out
@@ -52,11 +52,12 @@ def common_subexpressions(graph: Graph) -> Graph:
     return graph.with_eqns(eqns, [renamed.get(x, x) for x in graph.outputs])
 
 
-def _key(x: Any) -> Any:
+def key_of(x: Any) -> Any:
+    """Return what tells an input or an attribute from others, in every call."""
     if isinstance(x, tuple | list):
-        return tuple(map(_key, x))
+        return tuple(map(key_of, x))
     if isinstance(x, slice):
-        return ("slice", *map(_key, (x.start, x.stop, x.step)))
+        return ("slice", *map(key_of, (x.start, x.stop, x.step)))
     if isinstance(x, Var):
         return id(x)
     if isinstance(x, Scalar):
@@ -75,10 +76,18 @@ def _folded(eqn: Eqn, inputs: tuple[Any, ...], before: list[Eqn]) -> Var | None:
     return None
 
 
-def lower(graph: Graph, device: Device) -> Graph:
-    """Return the graph in the few ops that an emitter knows: each other op by its ``eval``."""
-    recorder = Recorder(device, lowering=_is_kept)
-    for name, rule in _RULES.items():
+def lower(
+    graph: Graph,
+    device: Device,
+    keep: Callable[[str], bool] | None = None,
+    rules: Mapping[str, Rule] | None = None,
+) -> Graph:
+    """Return the graph in the ops to ``keep``: each other op by its rule, else by its ``eval``.
+
+    Without these, in the few ops that an emitter knows.
+    """
+    recorder = Recorder(device, lowering=keep or _is_kept)
+    for name, rule in (_RULES if rules is None else rules).items():
         recorder.kernels[name] = _bound(rule, recorder.namespace)
         setattr(recorder.namespace, name, recorder.kernels[name])
     values: dict[Var, Traced] = {x: Traced(recorder, x) for x in graph.inputs}
@@ -137,7 +146,7 @@ def _take_along_axis(xp: Any, x: Any, indices: Any, axis: int = -1) -> Any:
     return picked if picked.dtype is kind else xp.convert(picked, kind)
 
 
-_RULES: dict[str, Callable[..., Any]] = {
+_RULES: dict[str, Rule] = {
     "stack": _stack,
     "tril": _triangle(True),
     "triu": _triangle(False),
@@ -226,7 +235,7 @@ class _Known:
             eqn = self._maker.get(x)
         if eqn is None or eqn.op.name not in ("less", "greater_equal"):
             return x
-        return (eqn.op.name, self._test(eqn.inputs[0]), _key(eqn.inputs[1]))
+        return (eqn.op.name, self._test(eqn.inputs[0]), key_of(eqn.inputs[1]))
 
 
 def _with_inputs(eqn: Eqn, inputs: Sequence[Any]) -> Eqn:

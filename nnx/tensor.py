@@ -391,9 +391,9 @@ class Parameter(Tensor):
 
     requires_grad = True
 
-    def __init__(self, array: Any, device: Device | None = None) -> None:
-        if device is None:
-            made = asarray(array, copy=True)
+    def __init__(self, array: Any, device: str | Device | None = None) -> None:
+        if not isinstance(device, Device):
+            made = asarray(array, device=device, copy=True)
             array, device = made.array, made.device
         super().__init__(array, device)
 

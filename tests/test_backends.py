@@ -466,18 +466,18 @@ def test_array_without_arithmetic_does_raise():
 # What imports what
 
 LAYERS = (
-    {"errors"}, {"scalar", "threads"}, {"dtypes"}, {"shapes"}, {"op"}, {"ops"},
+    {"errors", "memory"}, {"scalar", "threads"}, {"dtypes"}, {"shapes"}, {"op"}, {"ops"},
     {"device", "host", "philox"}, {"tensor"}, {"creation", "tree", "random"},
-    {"standard", "tape"}, {"autodiff"}, {"graph"}, {"trace"}, {"passes"}, {"native"}, {"execute"},
-    {"jit"}, {""}, {"nn", "optim"}, {"fit"}, {"cli"},
+    {"standard", "tape"}, {"autodiff"}, {"graph"}, {"trace"}, {"passes"}, {"native"},
+    {"execute", "planned"}, {"jit"}, {""}, {"nn", "optim"}, {"fit"}, {"cli"},
 )  # fmt: skip
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 FIT = RANK["fit"]  # a module that is not named above may use all that fit may
 OUTSIDE = {"numba", "cupy", "matplotlib", "rich", "safetensors", "torch", "jax", "scipy"}
 FOR_A_BACKEND = {"errors", "dtypes", "shapes", "op", "device", "backends", "kernels"}
 FOR_A_KERNEL = {
-    "errors", "dtypes", "shapes", "scalar", "op", "ops", "graph", "passes", "philox", "files",
-    "backends", "kernels",
+    "errors", "dtypes", "shapes", "scalar", "op", "ops", "graph", "passes", "memory", "philox",
+    "files", "backends", "kernels",
 }  # fmt: skip
 
 

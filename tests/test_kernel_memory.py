@@ -35,6 +35,14 @@ def test_values_of_one_step_never_share():
     assert places([x], [x, y], kept=[x, y]) == [0, 1]
 
 
+def test_heir_takes_the_place_of_what_its_step_reads_last():
+    x, y, z = of(4), of(4), of(4)
+    first = lifetimes([[x], [x, y], [y, z], [y]], [x, y, z])
+    assert [b.vars for b in shared(first, {y: {x}, z: {y}})] == [[x, y], [z]]
+    both = lifetimes([[x], [x, y, z]], [x, y, z])
+    assert [b.vars for b in shared(both, {y: {x}, z: {x}})] == [[x, y], [z]]
+
+
 def test_values_of_two_types_never_share():
     x, y = of(4), of(4, dtype=dtypes.float64)
     assert places([x], [y], kept=[x, y]) == [0, 1]

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import llvmlite.binding as llvm
 import mpmath as mp
 import numpy as np
 import pytest
@@ -513,6 +514,7 @@ def test_every_name_has_a_twin_and_a_test():
     named = {*UNARY, *BINARY, *TESTS, *INT_BINARY, *LOGIC, *TYPES, *re.findall(r"\w+", text)}
     named |= {f"{t}_{end}" for t in TYPES for end in ("at", "slot", "shift")}
     named |= {f"{t}_gemm" for t in FLOATS}
+    named |= {"pair_u64", "scaled_i64"}  # tested in test_jit_random.py
     assert set(intrinsics.TABLE) <= named
     public = {name for name, value in vars(runtime).items() if _is_offered(name, value)}
     assert public == set(intrinsics.TABLE)
@@ -600,6 +602,18 @@ def test_memories_of_two_slots_are_not_tested_for_overlap(monkeypatch):
     assert not re.search(tested, optimized(ROWS, monkeypatch))
     by_address = re.sub(r"_slot\(table, (\d)\)", r"_at(table[\1])", ROWS)
     assert re.search(tested, optimized(by_address, monkeypatch))
+
+
+def test_sum_in_float64_keeps_full_vectors_of_float32(monkeypatch):
+    body = """
+x = f32_slot(table, 1)
+a = f64(0.0)
+for i in range(table[0]):
+    a = sum_add(a, f64(exp(x[i])))
+f64_at(table[2])[0] = a
+"""
+    widest = 16 if llvm.get_host_cpu_features().get("avx512f") else 8
+    assert f"fma.v{widest}f32" in optimized(body, monkeypatch)
 
 
 @pytest.mark.parametrize("way", [PLAIN, COMPILED])

@@ -1,5 +1,7 @@
 """Passes: what a graph becomes before it is compiled, with the same values."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -61,7 +63,7 @@ def test_size_of_a_negated_value_is_that_of_the_value():
 def test_label_that_a_check_refuses_is_not_wrapped(label):
     x, y = np.ones((2, 3), np.float32), np.array([0, 2])
     text = both(nn.cross_entropy, x, y)
-    assert "add(x1" not in text and "less(" in text
+    assert "less(" in text and not re.search(r"add\(%\d+, 3\)", text)
     graph = prepared(traced(nn.cross_entropy, x, y), DEVICE)
     with pytest.raises(nnx.TraceError, match="check"):
         interpret(graph, DEVICE, [x, np.array([0, label])], {})

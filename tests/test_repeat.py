@@ -193,3 +193,19 @@ def test_a_tensor_that_now_requires_a_gradient_goes_the_long_way():
     f(x), f(x)
     x.requires_grad = True
     assert f(x).requires_grad == nnx.jit(lambda x: x * 2)(x).requires_grad
+
+
+@pytest.mark.parametrize("device", ("numba", "numpy"))
+def test_a_rate_that_is_only_read_is_that_of_the_call(device):
+    weight = nnx.Parameter(np.ones(3, np.float32), device=device)
+    opt = optim.SGD([weight], lr=0.5)
+
+    @nnx.jit
+    def scaled(x):
+        return x * opt.lr
+
+    x = nnx.asarray(np.full(3, 2.0, np.float32), device=device)
+    assert scaled(x).tolist() == [1.0] * 3
+    opt.lr = 0.25
+    assert [scaled(x).tolist() for _ in range(2)] == [[0.5] * 3] * 2
+    assert scaled._traces == 1

@@ -193,6 +193,8 @@ class Optimizer:
         It can be set to a number or to a function of the number of steps done.
         Raises: DataError unless it is finite and 0 or more.
         """
+        if recording.trace is not None:
+            recording.trace.attribute(self, "_lr", self._lr)
         return self._lr
 
     @lr.setter

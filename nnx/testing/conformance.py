@@ -74,6 +74,8 @@ def _findings(sample: Sample, dtype: str, where: Device, plainest: bool) -> Iter
         checks = [_check_value, _check_slopes, _check_gradient, _check_second]
         if plainest:
             checks += [_check_layouts, _check_nan]
+        if sample.op in where.backend.into:
+            checks.append(_check_into)
     row = Row(sample, dtype, where)
     for check in checks:
         with warnings.catch_warnings():
@@ -301,6 +303,55 @@ def _check_layouts(row: Row) -> Iterator[Finding]:
     turned = [_turned(x, row) for x in row.hosts]
     wanted = row.run(row.place(row.hosts)).numpy()
     yield from _compare("turned on the device", wanted, row.run(turned), row)
+
+
+def _check_into(row: Row) -> Iterator[Finding]:
+    """Compare a kernel that writes with the one that does not, also where an input is replaced."""
+    backend = row.where.backend
+    arrays, attrs, result = _call_of(row)
+    wanted = np.array(backend.to_numpy(result))
+    empty = backend.creation("empty", row.where.index)
+    outs = [empty(wanted.shape, dtype=row.where.native(row.expected_dtype()))]
+    if row.op.kind == "elementwise":
+        alike = [x for x in arrays if getattr(x, "shape", None) == wanted.shape and wanted.ndim]
+        outs += [x for x in alike if x.dtype == outs[0].dtype]
+    for out in outs:
+        held = [(x, np.array(backend.to_numpy(x))) for x in arrays if hasattr(x, "shape")]
+        with row.where.scope():
+            given = backend.into[row.op.name](*arrays, **attrs, out=out)
+        if given is not out:
+            yield "into", "that the kernel returns out", type(given).__name__
+        if not _alike(backend.to_numpy(out), wanted):
+            yield "into", wanted, backend.to_numpy(out)
+        if any(x is not out and not _alike(backend.to_numpy(x), old) for x, old in held):
+            yield "untouched by into", [old for _, old in held], "other values"
+        for x, old in held:
+            if x is out:
+                x[...] = backend.asarray(old, x.dtype, row.where.index)
+
+
+def _alike(x: Any, y: Any) -> bool:
+    return bool(np.array_equal(x, y, equal_nan=y.dtype.kind == "f"))
+
+
+def _call_of(row: Row) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """Return the arrays and attributes that an op's kernel is called with, and what it gives."""
+    calls: list[Any] = []
+    device = Device(row.where.name, row.where.backend, row.where.index)
+    kernel = device.kernels[row.op.name]
+
+    def noted(*arrays: Any, **attrs: Any) -> Any:
+        calls.append((arrays, attrs))
+        return kernel(*arrays, **attrs)
+
+    device.kernels[row.op.name] = noted
+    here = Row(row.sample, row.narrowest.name, device)
+    result = here.run(here.place([np.array(x) if _is_host(x) else x for x in row.hosts])).array
+    return (*calls[0], result)
+
+
+def _is_host(x: Any) -> bool:
+    return isinstance(x, np.ndarray)
 
 
 def _turned(x: Any, row: Row) -> Any:

@@ -1,5 +1,6 @@
 from nnx.kernels.runtime import (
     b1,
+    blas_threads,
     divide,
     exp,
     f32,
@@ -38,15 +39,15 @@ def step(table):
     w1 = f32_slot(table, 21)
     w2 = f64_slot(table, 22)
     w3 = f32_slot(table, 23)
-    w4 = f32_slot(table, 24)
+    threads = table[24]
     B = table[1]
     k1 = B
-    k2 = f32(B)
-    k3 = f64(B)
+    k2 = (B * 40)
+    k3 = (B * 24)
+    k4 = f32(B)
+    k5 = f64(B)
     n2 = f64_at(table[0])[4]
-    k5 = f32(n2)
-    # %0: f32[B, 8] = matmul(x0, captured0)
-    f32_gemm(0, 0, k1, 8, 5, x0, 5, x2, 8, w0, 8)
+    k7 = f32(n2)
     bad4 = b1(False)
     bad8 = b1(False)
     for i0 in range(k1):
@@ -71,6 +72,10 @@ def step(table):
         return 2
     if bad8:
         return 2
+    # %0: f32[B, 8] = matmul(x0, captured0)
+    if threads != 1:
+        blas_threads(select(k2 < 4194304, 1, threads))
+    f32_gemm(0, 0, k1, 8, 5, x0, 5, x2, 8, w0, 8)
     for i1 in range(k1):
         for i2 in range(8):
             t9 = w0[i1 * 8 + i2]
@@ -79,16 +84,22 @@ def step(table):
             t11 = (t9 + t10)
             # %2: f32[B, 8] = maximum(%1, 0)
             t12 = maximum(t11, f32(0.0))
-            w1[i1 * 8 + i2] = t12
+            w0[i1 * 8 + i2] = t12
     # %3: f32[B, 3] = matmul(%2, captured2)
-    f32_gemm(0, 0, k1, 3, 8, w1, 8, x4, 3, w0, 3)
+    if threads != 1:
+        blas_threads(select(k3 < 4194304, 1, threads))
+    f32_gemm(0, 0, k1, 3, 8, w0, 8, x4, 3, w1, 3)
     a50 = f64(0.0)
+    for c in range(3):
+        y8[c] = f32(0.0)
+    # %40: f32[] = divide(%39, B)
+    t51 = divide(f32(1.0), k4)
     for i3 in range(k1):
         t17 = x1[i3]
         a16 = f32(-inf)
         a21 = f32(0.0)
         for i4 in range(3):
-            t13 = w0[i3 * 3 + i4]
+            t13 = w1[i3 * 3 + i4]
             t14 = x5[i4]
             # %4: f32[B, 3] = add(%3, captured3)
             t15 = (t13 + t14)
@@ -105,7 +116,7 @@ def step(table):
         a30 = f32(0.0)
         a32 = f32(0.0)
         for i5 in range(3):
-            t22 = w0[i3 * 3 + i5]
+            t22 = w1[i3 * 3 + i5]
             t23 = x5[i5]
             # %4: f32[B, 3] = add(%3, captured3)
             t24 = (t22 + t23)
@@ -130,7 +141,7 @@ def step(table):
             t33 = i64(i6)
             # %16: bool[B, 3] = equal(%10, %15)
             t34 = (t17 == t33)
-            t35 = w0[i3 * 3 + i6]
+            t35 = w1[i3 * 3 + i6]
             t36 = x5[i6]
             # %4: f32[B, 3] = add(%3, captured3)
             t37 = (t35 + t36)
@@ -161,96 +172,90 @@ def step(table):
         # %36: f64[] = sum(%35)
         a50 = sum_add(a50, t49)
         # %45: f32[B, 1] = negative(%44)
-        t53 = (-a42)
+        t54 = (-a42)
         for i7 in range(3):
-            t51 = i64(i7)
+            t52 = i64(i7)
             # %16: bool[B, 3] = equal(%10, %15)
-            t52 = (t17 == t51)
-            t54 = w0[i3 * 3 + i7]
-            t55 = x5[i7]
+            t53 = (t17 == t52)
+            t55 = w1[i3 * 3 + i7]
+            t56 = x5[i7]
             # %4: f32[B, 3] = add(%3, captured3)
-            t56 = (t54 + t55)
+            t57 = (t55 + t56)
             # %22: f32[B, 3] = subtract(%4, %9)
-            t57 = (t56 - a16)
+            t58 = (t57 - a16)
             # %23: f32[B, 3] = exp(%22)
-            t58 = exp(t57)
+            t59 = exp(t58)
             # %42: f32[B, 3] = divide(%23, %41)
-            t59 = divide(t58, a30)
+            t60 = divide(t59, a30)
             # %43: f32[B, 3] = where(%16, 0.0, %42)
-            t60 = select(t52, f32(0.0), t59)
+            t61 = select(t53, f32(0.0), t60)
             # %46: f32[B, 3] = where(%16, %45, %43)
-            t61 = select(t52, t53, t60)
-            w3[i3 * 3 + i7] = t61
-    w2[0] = a50
-    # %40: f32[] = divide(%39, B)
-    t62 = divide(f32(1.0), k2)
-    w4[0] = t62
-    for c in range(3):
-        y8[c] = f32(0.0)
-    t63 = w4[0]
-    for i9 in range(k1):
-        for i10 in range(3):
-            t64 = w3[i9 * 3 + i10]
+            t62 = select(t53, t54, t61)
             # %47: f32[B, 3] = multiply(%40, %46)
-            t65 = (t63 * t64)
+            t63 = (t51 * t62)
             # %52: f32[3] = sum(%47, axis=0)
-            y8[i10] = sum_add(y8[i10], t65)
-            w0[i9 * 3 + i10] = t65
+            y8[i7] = sum_add(y8[i7], t63)
+            w3[i3 * 3 + i7] = t63
+    w2[0] = a50
     # %49: f32[B, 8] = matmul(%47, %48)
-    f32_gemm(0, 1, k1, 8, 3, w0, 3, x4, 3, w3, 8)
+    f32_gemm(0, 1, k1, 8, 3, w3, 3, x4, 3, w1, 8)
     # %51: f32[8, 3] = matmul(%50, %47)
-    f32_gemm(1, 0, 8, 3, k1, w1, 8, w0, 3, y6, 3)
-    t67 = w2[0]
+    f32_gemm(1, 0, 8, 3, k1, w0, 8, w3, 3, y6, 3)
+    t65 = w2[0]
     # %37: f64[] = divide(%36, B)
-    t68 = divide(t67, k3)
+    t66 = divide(t65, k5)
     # %38: f32[] = astype(%37, dtype=float32)
-    t69 = f32(t68)
-    y0[0] = t69
+    t67 = f32(t66)
+    y0[0] = t67
     for c in range(8):
         y4[c] = f32(0.0)
-    for i11 in range(k1):
-        for i12 in range(8):
-            t70 = w1[i11 * 8 + i12]
+    for i9 in range(k1):
+        for i10 in range(8):
+            t68 = w0[i9 * 8 + i10]
             # %53: bool[B, 8] = greater(%2, 0)
-            t71 = (t70 > f32(0.0))
-            t72 = w3[i11 * 8 + i12]
+            t69 = (t68 > f32(0.0))
+            t70 = w1[i9 * 8 + i10]
             # %54: f32[B, 8] = where(%53, %49, 0.0)
-            t73 = select(t71, t72, f32(0.0))
+            t71 = select(t69, t70, f32(0.0))
             # %57: f32[8] = sum(%54, axis=0)
-            y4[i12] = sum_add(y4[i12], t73)
-            w0[i11 * 8 + i12] = t73
+            y4[i10] = sum_add(y4[i10], t71)
+            w1[i9 * 8 + i10] = t71
     # %56: f32[5, 8] = matmul(%55, %54)
-    f32_gemm(1, 0, 5, 8, k1, x0, 5, w0, 8, y2, 8)
-    for i13 in range(40):
-        t75 = x2[i13]
-        t76 = y2[i13]
+    if threads != 1:
+        blas_threads(select(k2 < 4194304, 1, threads))
+    f32_gemm(1, 0, 5, 8, k1, x0, 5, w1, 8, y2, 8)
+    for i11 in range(40):
+        t73 = x2[i11]
+        t74 = y2[i11]
         # %58: f32[5, 8] = multiply(n2, %56)
-        t77 = (k5 * t76)
+        t75 = (k7 * t74)
         # %59: f32[5, 8] = subtract(captured0, %58)
-        t78 = (t75 - t77)
-        x2[i13] = t78
-    for i14 in range(8):
-        for i15 in range(3):
-            t79 = x4[i14 * 3 + i15]
-            t80 = y6[i14 * 3 + i15]
-            # %62: f32[8, 3] = multiply(n2, %51)
-            t81 = (k5 * t80)
-            # %63: f32[8, 3] = subtract(captured2, %62)
-            t82 = (t79 - t81)
-            x4[i14 * 3 + i15] = t82
-        t83 = x3[i14]
-        t84 = y4[i14]
+        t76 = (t73 - t75)
+        x2[i11] = t76
+    for i12 in range(24):
+        t77 = x4[i12]
+        t78 = y6[i12]
+        # %62: f32[8, 3] = multiply(n2, %51)
+        t79 = (k7 * t78)
+        # %63: f32[8, 3] = subtract(captured2, %62)
+        t80 = (t77 - t79)
+        x4[i12] = t80
+    for i13 in range(8):
+        t81 = x3[i13]
+        t82 = y4[i13]
         # %60: f32[8] = multiply(n2, %57)
-        t85 = (k5 * t84)
+        t83 = (k7 * t82)
         # %61: f32[8] = subtract(captured1, %60)
-        t86 = (t83 - t85)
-        x3[i14] = t86
-    for i17 in range(3):
-        t87 = x5[i17]
-        t88 = y8[i17]
+        t84 = (t81 - t83)
+        x3[i13] = t84
+    for i14 in range(3):
+        t85 = x5[i14]
+        t86 = y8[i14]
         # %64: f32[3] = multiply(n2, %52)
-        t89 = (k5 * t88)
+        t87 = (k7 * t86)
         # %65: f32[3] = subtract(captured3, %64)
-        t90 = (t87 - t89)
-        x5[i17] = t90
+        t88 = (t85 - t87)
+        x5[i14] = t88
+    if threads != 1:
+        blas_threads(threads)
     return 0
