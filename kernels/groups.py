@@ -192,24 +192,6 @@ class Plan:
                 bound = stage[x] - (0 if fuses and own else 1)
                 latest[y] = min(latest.get(y, bound), bound)
 
-    def _final(self, compute: list[Eqn]) -> set[Var]:
-        """Return the values that replace inputs and can be computed after everything else.
-
-        What reads them must lead to such values alone, in the same loops.
-        """
-        read_by: dict[Var, list[tuple[Eqn, bool]]] = {}
-        for eqn in compute:
-            for x, own in self.sources(eqn):
-                read_by.setdefault(x, []).append((eqn, own))
-        ends: set[Var] = set()
-        for eqn in reversed(compute):
-            readers = read_by.get(eqn.out, [])
-            if not is_elementwise(eqn.op.name) or not (readers or eqn.out in self.late):
-                continue
-            if all(own and reader.out in ends for reader, own in readers):
-                ends.add(eqn.out)
-        return ends & self.late
-
     def _order(self, compute: list[Eqn], first: int, early: set[Var]) -> None:
         """Set the stage of each eqn after what it reads; none but ``early`` before ``first``."""
         stage = self._stage
@@ -228,6 +210,24 @@ class Plan:
             if eqn.out in found:
                 found.update(eqn.vars)
         return found
+
+    def _final(self, compute: list[Eqn]) -> set[Var]:
+        """Return the values that replace inputs and can be computed after everything else.
+
+        What reads them must lead to such values alone, in the same loops.
+        """
+        read_by: dict[Var, list[tuple[Eqn, bool]]] = {}
+        for eqn in compute:
+            for x, own in self.sources(eqn):
+                read_by.setdefault(x, []).append((eqn, own))
+        ends: set[Var] = set()
+        for eqn in reversed(compute):
+            readers = read_by.get(eqn.out, [])
+            if not is_elementwise(eqn.op.name) or not (readers or eqn.out in self.late):
+                continue
+            if all(own and reader.out in ends for reader, own in readers):
+                ends.add(eqn.out)
+        return ends & self.late
 
     # Groups
 

@@ -55,9 +55,9 @@ class Program:
     """
 
     def __init__(self, graph: Graph, updates: dict[int, int], kinds: dict[str, bool]) -> None:
-        self.graph = graph = short_products_as_sums(graph)
+        self.graph = passes.replaced_by_values(short_products_as_sums(graph), updates)
         self.updates, self.kinds = updates, kinds
-        self.emitted = emit(passes.replaced_by_values(graph, updates), updates, kinds)
+        self.emitted = emit(self.graph, updates, kinds)
         self.source = self.emitted.source
         self.native: Any = None
         self._settings: dict[tuple[Any, ...], Setting] = {}

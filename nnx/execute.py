@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nnx.native import MISSED
+from nnx.op import recording
 from nnx.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -64,12 +65,13 @@ class Again:
         self._known = [
             (x.array.shape, x.array.dtype) if isinstance(x, Tensor) else type(x) for x in args
         ]
+        self._recorded = recording.on
         call.tensors, call.statics = [], []
 
     def __call__(self, args: tuple[Any, ...]) -> Any:
         """Run a call; return what the function returns, or MISSED."""
         entry, call, env = self._entry, self._call, self._env
-        if len(args) != len(self._known):
+        if len(args) != len(self._known) or recording.on != self._recorded:
             return MISSED
         tensors, n_numbers = [], 0
         for x, known in zip(args, self._known):  # noqa: B905 (as many: see above)
@@ -86,7 +88,7 @@ class Again:
                 return MISSED
         for name, getter in entry.getters:
             env[name] = getter()
-        if entry.broken(env) is not None:
+        if entry.broken(env, tensors) is not None:
             return MISSED
         call.tensors = tensors
         try:

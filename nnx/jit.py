@@ -1,7 +1,7 @@
 """`jit`: a function over tensors, traced once, compiled for its device, and run from then on.
 
 A call is matched to an entry by the structure of its arguments, their types and shapes (but not the
-size of the batch), and by what the trace took for granted: see `nnx.scalar.Facts` and `_Watch`.
+size of the batch), and by what the trace took for granted: see `nnx.scalar.Facts` and `nnx.watch`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from typing import Any
 
 from nnx import passes
 from nnx.device import Device, default_device
-from nnx.errors import DeviceError, GradientError, TraceError
+from nnx.errors import DeviceError, TraceError
 from nnx.graph import Graph, Var, interpret, pretty, typecheck
 from nnx.locks import hold_at_fork, renew_at_fork
 from nnx.native import MISSED, Native
-from nnx.op import changes, recording
+from nnx.op import recording
 from nnx.scalar import Facts, Scalar, evaluator, made, text_of, value_of
+from nnx.tape import COMPILED
 from nnx.tensor import Tensor, asarray
 from nnx.trace import Trace, batch_size
+from nnx.watch import Watch
 
 # One function is traced at a time: parameters and other tensors stand for eqns meanwhile.
 _tracing = hold_at_fork(threading.RLock())
@@ -110,104 +112,6 @@ def _rebuilt(x: Any, tensors: Any, numbers: Any) -> Any:
     return x
 
 
-# What a trace took for granted
-
-
-class _Watch:
-    """Modules, optimizers and names that a traced function read; it holds while they are alike."""
-
-    def __init__(self, trace: Trace, function: Callable[..., Any]) -> None:
-        self._objects = [(weakref.ref(obj), _settings(obj)) for obj in trace.watched.values()]
-        self._lists = [
-            (part, len(part))
-            for obj in trace.watched.values()
-            for part in vars(obj).values()
-            if isinstance(part, list) and part and hasattr(part[0], "named_parameters")
-        ]
-        self._names = _names_read(function)
-        self._values = [_identity(read) for read in self._names]
-        self._seen = changes.n
-
-    def names(self) -> tuple[list[tuple[Any, Any]], list[tuple[Any, str, Any]], Any]:
-        """Return what the names stand for now (cells, then globals), and the lists of layers."""
-        cells, others = [], []
-        for place, name in self._names:
-            if isinstance(place, dict):
-                others.append((place, name, place.get(name)))
-            else:
-                cells.append((place, getattr(place, "cell_contents", None)))
-        return cells, others, self._lists
-
-    def broken(self) -> str | None:
-        """Return what has changed since the trace, None if nothing has."""
-        for part, n in self._lists:
-            if len(part) != n:
-                return "a list of layers got longer or shorter"
-        for read, value in zip(self._names, self._values, strict=True):
-            if _identity(read) != value:
-                return f"the name {read[1]!r} stands for another object"
-        if changes.n != self._seen:
-            for reference, before in self._objects:
-                obj = reference()
-                now = None if obj is None else _settings(obj)
-                if now is None or now != before:
-                    return _difference(obj, before, now)
-            self._seen = changes.n
-        return None
-
-
-_VOLATILE = frozenset({
-    "_called", "_output_shape", "_path", "history", "stop_training", "_compiled", "device_report",
-    "step_count", "_lr", "xp", "_slots_made", "_schedule", "forward",
-})  # fmt: skip
-
-
-def _settings(obj: Any) -> dict[str, Any]:
-    return {name: _mark(value) for name, value in vars(obj).items() if name not in _VOLATILE}
-
-
-def _mark(x: Any) -> Any:
-    if isinstance(x, str | int | float | bool | type(None)):
-        return x
-    if isinstance(x, tuple | list):
-        return tuple(id(getattr(item, "param", item)) if not isinstance(
-            item, str | int | float | bool) else item for item in x)  # fmt: skip
-    return id(x)
-
-
-def _difference(obj: Any, before: dict[str, Any], now: dict[str, Any] | None) -> str:
-    if now is None:
-        return "an object that the function used is gone"
-    changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-    return f"{type(obj).__name__}.{', '.join(changed)} changed"
-
-
-def _names_read(function: Callable[..., Any]) -> list[tuple[Any, str]]:
-    """Return the variables outside a function that stand for networks, optimizers or tensors."""
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return []
-    found: list[tuple[Any, str]] = []
-    for cell, name in zip(function.__closure__ or (), code.co_freevars, strict=True):
-        found.append((cell, name))
-    for name in code.co_names:
-        value = function.__globals__.get(name)
-        if isinstance(value, Tensor) or hasattr(value, "parameters") or hasattr(value, "bind"):
-            found.append((function.__globals__, name))
-    return found
-
-
-def _identity(read: tuple[Any, str]) -> Any:
-    place, name = read
-    if isinstance(place, dict):
-        return id(place.get(name))
-    try:
-        value = place.cell_contents
-    except ValueError:
-        return None
-    return value if isinstance(value, int | float | str | bool) else id(value)
-
-
 # Results
 
 
@@ -228,6 +132,8 @@ class _Results:
                 )
             place = len(self._outputs)
             self._outputs.append(array.var)
+            if x.requires_grad and x.dtype.is_floating:
+                return lambda tensors, env: _without_tape(tensors[place])
             return lambda tensors, env: tensors[place]
         if isinstance(x, Scalar):
             number = evaluator(x.text)
@@ -242,6 +148,13 @@ class _Results:
             items = {key: self._maker(item) for key, item in x.items()}
             return lambda tensors, env: {k: part(tensors, env) for k, part in items.items()}
         return lambda tensors, env: x
+
+
+def _without_tape(result: Tensor) -> Tensor:
+    """Mark a result through which a gradient would flow in eager mode: backward() then says no."""
+    result.requires_grad = True
+    result.node = COMPILED
+    return result
 
 
 class Lowered:
@@ -328,7 +241,10 @@ class _Entry:
             (d.generator, d.names, evaluator(text_of(d.used))) for d in trace.draws.values()
         ]
         self.n_arguments = len(call.tensors)
+        self._statics = list(call.statics)  # kept, for the structure names them by identity
         self.captured = {i: weakref.ref(t) for i, t in trace.captured.items()}
+        self.forms = {i: (t.array.shape, t.array.dtype) for i, t in trace.captured.items()}
+        self.tracked = {i: t.requires_grad for i, t in trace.captured.items()}
         self.grads = dict(trace.grad_inputs)
         self.needs_grad = dict(trace.needs_grad)
         self.literals = {
@@ -337,7 +253,7 @@ class _Entry:
         }
         self.required = dict(trace.facts.required)
         self.holds = trace.facts.holds() if self.required else None
-        self.watch = _Watch(trace, function)
+        self.watch = Watch(trace.watched, function, call.statics)
         self.example = self.env(call)
         self.kinds = {name: isinstance(value, int) for name, value in self.example.items()}
         self.varying = self.kinds.keys() - {_size_name(i) for i in range(len(call.leads))}
@@ -361,18 +277,27 @@ class _Entry:
             env.update(zip(names, generator.state_dict().values(), strict=True))
         return env
 
-    def broken(self, env: dict[str, Any]) -> str | None:
+    def broken(self, env: dict[str, Any], arguments: Sequence[Tensor]) -> str | None:
         """Return why this entry does not serve a call, None if it does."""
         reason = self.watch.broken()
-        if reason is None and self.holds is not None and not self.holds(env):
+        if reason is not None:
+            return reason
+        if self.holds is not None and not self.holds(env):
             failed = [text for text, yes in self.required.items() if evaluator(text)(env) != yes]
             return f"{failed[0]} was {self.required[failed[0]]} and is not any more"
-        if reason is None:
-            for index, had in self.needs_grad.items():
-                tensor = self.tensor(index)
-                if (tensor.grad is not None) != had:
-                    return "a parameter has a gradient where it had none, or the other way round"
-        return reason
+        for index, reference in self.captured.items():
+            tensor = reference()
+            if tensor is None:
+                return "a tensor that the function used is gone"
+            if tensor.requires_grad != self.tracked[index]:
+                return "a tensor requires a gradient and did not, or the other way round"
+            if (tensor.array.shape, tensor.array.dtype) != self.forms[index]:
+                return "a tensor that the function uses has another shape or type"
+        for index, had in self.needs_grad.items():
+            tensor = arguments[index] if index < self.n_arguments else self.tensor(index)
+            if (tensor.grad is not None) != had:
+                return "a parameter has a gradient where it had none, or the other way round"
+        return None
 
     def tensor(self, index: int) -> Tensor:
         """Return the tensor from outside that an input of the graph is."""
@@ -408,7 +333,9 @@ class _Entry:
         found: list[Any] = list(arguments)
         for i in range(self.n_arguments, len(self.graph.inputs)):
             if i in self.grads:
-                found.append(self.tensor(self.grads[i]).grad)
+                owner = self.grads[i]
+                holder = found[owner] if owner < self.n_arguments else self.tensor(owner)
+                found.append(holder.grad)
             elif i in self.captured:
                 found.append(self.tensor(i))
             else:
@@ -489,6 +416,10 @@ def _traced(
 
 
 def _number(facts: Facts, name: str, n: int | float) -> Any:
+    """Return a number of the caller as a scalar, or as it is where whole ones may overflow."""
+    if isinstance(n, int) and abs(n) >= 2**31:
+        facts.require(f"{name} == {n}", True)
+        return n
     return made(facts, n, name)
 
 
@@ -531,12 +462,12 @@ class Function:
 
     def _entry(self, call: _Call, args: Any) -> tuple[_Entry, dict[str, Any]]:
         device = self._device(call)
-        key = (device, call.structure)
+        key = (device, call.structure, recording.on)
         reason = "" if not self._entries else _new(call.structure, list(self._entries))
         entries = self._entries.setdefault(key, [])
         for entry in entries:
             env = entry.env(call)
-            broken = entry.broken(env)
+            broken = entry.broken(env, call.tensors)
             if broken is None:
                 return entry, env
             reason = broken
@@ -562,12 +493,6 @@ class Function:
     def _device(self, call: _Call) -> Device:
         found: Device | None = None
         for x in call.tensors:
-            if x.node is not None and x.requires_grad and recording.on:
-                raise GradientError(
-                    "A jitted function got a tensor with a recorded history, and no gradient flows "
-                    "back through compiled code. Jit the whole computation with its gradient, or "
-                    "pass x.detach()."
-                )
             if found is not None and x.device is not found:
                 raise DeviceError(
                     f"A jitted function got arrays on {found.name!r} and on {x.device.name!r}. "

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any
 
-from nnx.op import changes
+from nnx.op import changes, recording
 from nnx.scalar import Scalar, resolve
 from nnx.tensor import Tensor, writes
+from nnx.watch import ids
 
 if TYPE_CHECKING:
     from nnx.jit import _Call, _Entry
@@ -209,6 +210,7 @@ class Native:
             or any(what == "array" for what, _, _ in self.effects)
             or any(index < entry.n_arguments for _, index, _ in self.effects)
             or entry.grads
+            or not entry.watch.is_quick
             or any(entry.needs_grad.values())
             or any(self._last[i] is None for i in range(entry.n_arguments))
         ):
@@ -265,6 +267,12 @@ class Repeat:
         ]
         read = set(re.findall(r"[A-Za-z_]\w*", " ".join(entry.required)))
         self._holds = entry.holds if read & entry.varying else None
+        self._recorded = recording.on
+        # Not the slots of optimizers, which no one else touches.
+        kept = [i for i in entry.captured
+                if entry.tracked[i] or i not in native.updated]  # fmt: skip
+        self._leaves = [entry.tensor(i) for i in kept]
+        self._tracked = [entry.tracked[i] for i in kept]
         self._written = [entry.tensor(i) for i in sorted(native.updated)]
         graded = [(index, k) for what, index, k in native.effects if what == "grad"]
         self._params = [entry.tensor(index) for index, _ in graded]
@@ -286,18 +294,22 @@ class Repeat:
         """Return whether all but the arguments is as it was in the call before."""
         if changes.n != self._changes or writes.n != self._writes:
             return False
+        if recording.on != self._recorded:
+            return False
         for cell, value in self._cells:
             if cell.cell_contents is not value:
                 return False
         for place, name, value in self._globals:
             if place.get(name) is not value:
                 return False
-        for part, n in self._lists:
-            if len(part) != n:
+        for part, items in self._lists:
+            if ids(part) != items:
                 return False
         for x in self._ungraded:
             if x.grad is not None:
                 return False
+        if list(map(_REQUIRES_GRAD, self._leaves)) != self._tracked:
+            return False
         if not all(map(is_, map(_GRAD, self._params), self._grads)):
             return False
         return list(map(sys.getrefcount, self._owned)) == self._owners
@@ -398,4 +410,4 @@ class Repeat:
             x.grad = None
 
 
-_GRAD = attrgetter("grad")
+_GRAD, _REQUIRES_GRAD = attrgetter("grad"), attrgetter("requires_grad")

@@ -68,7 +68,7 @@ class Scalar:
         self.facts, self.value, self.text, self.polynomial = facts, value, text, polynomial
 
     def __repr__(self) -> str:
-        return repr(self.value)  # messages read as those of eager mode
+        return repr(self.facts.pin(self))  # a name made of it is a name for this number alone
 
     def __hash__(self) -> int:
         return hash(self.text)
@@ -79,12 +79,29 @@ class Scalar:
         if type(other) not in _NUMBERS and not isinstance(other, Scalar):
             return NotImplemented
         left, right = (other, self) if reflected else (self, other)
+        if symbol in ("/", "//", "%", "**") and isinstance(right, Scalar):
+            right = self._checked(left, right, symbol)
         value = _OPERATORS[symbol](value_of(left), value_of(right))
         exact = _exact(symbol, left, right)
         if exact is not None:
             return _from_polynomial(self.facts, value, exact)
         text = f"({text_of(left)} {symbol} {text_of(right)})"
         return made(self.facts, value, text)
+
+    def _checked(self, left: Any, right: Scalar, symbol: str) -> Any:
+        """Note that a divisor is not 0, and a whole power not negative: Python acts otherwise."""
+        if symbol == "**":
+            whole = type(value_of(left)) is int and type(right.value) is int
+            if whole and right._compared(0, "<"):
+                return self.facts.pin(right)
+        elif right.polynomial is None and (isinstance(right, IntScalar) or right.is_argument):
+            self.facts.require(f"{right.text} == 0", right.value == 0)
+        return right
+
+    @property
+    def is_argument(self) -> bool:
+        """Whether this is a number that the caller gives."""
+        return _ARGUMENT.fullmatch(self.text) is not None
 
     # Comparison
 
@@ -124,8 +141,20 @@ class Scalar:
     def __int__(self) -> int:
         return int(self.facts.pin(self))
 
+    def __round__(self, digits: int | None = None) -> Any:
+        return round(self.facts.pin(self), digits)
+
+    def __trunc__(self) -> Any:
+        return math.trunc(self.facts.pin(self))
+
+    def __floor__(self) -> Any:
+        return math.floor(self.facts.pin(self))
+
+    def __ceil__(self) -> Any:
+        return math.ceil(self.facts.pin(self))
+
     def __format__(self, spec: str) -> str:
-        return format(self.value, spec)
+        return format(self.facts.pin(self), spec)
 
 
 class IntScalar(Scalar):
@@ -143,6 +172,7 @@ class FloatScalar(Scalar):
     __slots__ = ()
 
 
+_ARGUMENT = re.compile(r"a\d+")
 _NUMBERS = (int, float, bool)
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv,

@@ -21,6 +21,10 @@ from nnx.tensor import Tensor, asarray
 
 _by_sequence = operator.attrgetter("sequence")
 
+COMPILED: Any = Node(OPS["positive"], (), [], {}, None, None, 0, [])  # type: ignore[arg-type]
+"""Stands on the tape for all that a compiled function did, of which there is no record."""
+COMPILED.arrays = None
+
 
 @contextlib.contextmanager
 def record(on: bool) -> Iterator[None]:
@@ -110,7 +114,13 @@ def _unchanged(node: Node) -> bool:
 
 
 def _refuse(node: Node) -> NoReturn:
-    """Say why there is no gradient through a node: used up, or an input was written since."""
+    """Say why there is no gradient through a node: compiled, used up, or an input was written."""
+    if node is COMPILED:
+        raise GradientError(
+            "backward: no gradient flows back through a function compiled by nnx.jit. Jit the "
+            "whole computation with its gradient (backward() or nnx.grad inside of it), leave it "
+            "un-jitted, or take the result as a constant: x.detach()."
+        )
     if node.arrays is None:
         raise GradientError(
             f"backward: the tape through {node.op.name!r} was used up by an earlier backward(). "

@@ -471,7 +471,8 @@ class Trace(Recorder):
         self._reset: set[int] = set()
         self.effects: list[Effect] = []
         self._attributes: dict[tuple[int, str], tuple[Any, str, Any]] = {}
-        self._rates: dict[int, int] = {}
+        self._first: dict[tuple[int, str], Scalar] = {}
+        self._rates: dict[int, tuple[int, Scalar | None]] = {}
         self.device = TracingDevice(self)
 
     # Opening and closing
@@ -499,10 +500,9 @@ class Trace(Recorder):
             if tensor.grad is not held.grad:
                 grad = None if tensor.grad is None else self._var(tensor.grad.array)
                 self.effects.append(Effect(held.index, "grad", grad))
-        for obj, name, before in self._attributes.values():
-            after = getattr(obj, name)
-            if isinstance(after, Scalar) and after is not before:
-                self.setters.append((obj, name, after))
+        for obj, name, _ in self._attributes.values():
+            if not self.is_untouched(obj, name):
+                self.setters.append((obj, name, vars(obj)[name]))
 
     def _var(self, array: Any) -> Var:
         if not isinstance(array, Traced):
@@ -577,6 +577,19 @@ class Trace(Recorder):
                     self.grad_inputs[len(self.inputs)] = held.index
                     self.lift(grad)
 
+    def use_grad(self, tensor: Tensor) -> None:
+        """Note that an optimizer reads a gradient, which may be of before the call, or none."""
+        if tensor.device is not self.device:
+            self.lift(tensor)
+        self.read_grad(tensor, tensor.grad)
+
+    def refuse_setting(self, what: str, why: str) -> NoReturn:
+        """Raise TraceError for an assignment that each call would have to repeat, and cannot."""
+        file, number = user_place()
+        raise TraceError(
+            f"{file}, line {number}: a function traced by nnx.jit sets {what}, which {why}."
+        )
+
     def forget_grad(self, tensor: Tensor) -> None:
         """Note that a gradient from before the call does not matter."""
         if tensor.device is not self.device:
@@ -611,7 +624,12 @@ class Trace(Recorder):
             text = f"n{len(self.getters)}"
             self._attributes[key] = (obj, name, value)
             self.getters[text] = functools.partial(getattr, obj, name)
-            setattr(obj, name, made(self.facts, value, text))
+            self._first[key] = made(self.facts, value, text)
+            setattr(obj, name, self._first[key])
+
+    def is_untouched(self, obj: Any, name: str) -> bool:
+        """Return whether a number that was made an input has not been set since."""
+        return vars(obj)[name] is self._first[id(obj), name]
 
     def number(self, value: float, getter: Getter, name: str = "n") -> Scalar:
         """Return a scalar whose value each call gets from a function."""
@@ -619,11 +637,17 @@ class Trace(Recorder):
         self.getters[text] = getter
         return made(self.facts, value_of(value), text)
 
-    def occurrence(self, obj: Any) -> int:
-        """Return how often this was asked for the object before, in this trace."""
-        n = self._rates.get(id(obj), 0)
-        self._rates[id(obj)] = n + 1
-        return n
+    def rate(self, obj: Any, name: str, ask: Callable[[int], Getter]) -> Any:
+        """Return the learning rate that an object keeps under a name, for one more of its steps.
+
+        ``ask(n)`` is what gives it to each call, after n steps before it; but a rate that the
+        function has set itself is the one in force.
+        """
+        value, (done, last) = vars(obj)[name], self._rates.get(id(obj), (0, None))
+        if self.is_untouched(obj, name) or value is last:
+            value = last = self.number(value, ask(done))
+        self._rates[id(obj)] = (done + 1, last)
+        return value
 
     def draw(self, generator: Any, kind: str, settings: tuple[Any, ...], shape: Any, words: int,
              dtype: DType) -> Tensor:  # fmt: skip

@@ -18,6 +18,7 @@ from nnx.device import Device
 from nnx.errors import DataError, DeviceError, DTypeError, ShapeError
 from nnx.host import to_host
 from nnx.op import changes, recording
+from nnx.scalar import Scalar
 from nnx.tensor import Tensor, asarray
 
 Schedule = Callable[[int], float]
@@ -199,12 +200,21 @@ class Optimizer:
 
     @lr.setter
     def lr(self, rate: Rate) -> None:
-        if callable(rate):
+        if recording.trace is not None and not callable(rate):
+            self._trace_rate(recording.trace, rate)
+        elif callable(rate):
             self._lr = self._checked_rate(rate(self.step_count))
             self._schedule = rate
         else:
             self._lr = self._checked_rate(rate)
             self._schedule = None
+
+    def _trace_rate(self, trace: Any, rate: Any) -> None:
+        """Set the rate inside a trace: each call then sets it, after what it computes."""
+        if self._schedule is not None:
+            trace.refuse_setting(f"{self._kind}.lr", "has a schedule; change the schedule outside")
+        trace.attribute(self, "_lr", self._lr)
+        vars(self)["_lr"] = rate if isinstance(rate, Scalar) else self._checked_rate(rate)
 
     def _checked_rate(self, rate: Any) -> float:
         return checked(self._kind, "lr", rate, 0.0, math.inf)
@@ -230,10 +240,13 @@ class Optimizer:
         ShapeError and DTypeError where ``update`` returns what does not fit. Nothing is then
         changed.
         """
+        trace = recording.trace
+        if trace is not None:
+            for entry in self._entries:
+                trace.use_grad(entry.param)
         entries = [entry for entry in self._entries if entry.param.grad is not None]
         if not entries:
             self._explain_nothing()
-        trace = recording.trace
         if trace is not None:
             self._enter(trace)
         elif self._schedule is not None:
@@ -266,11 +279,9 @@ class Optimizer:
         if not self._slots_made:
             with trace.suspended():
                 self._make_slots()
-        done = trace.occurrence(self)
-        if not done:
-            trace.attribute(self, "step_count", self.step_count)
-            trace.attribute(self, "_lr", self._lr)
-        self._lr = trace.number(self._lr, _Rate(self, done))
+        trace.attribute(self, "step_count", self.step_count)
+        trace.attribute(self, "_lr", self._lr)
+        self._lr = trace.rate(self, "_lr", functools.partial(_Rate, self))
 
     def _array_change(self, entry: _Entry, device: Device) -> Change:
         """Return the new arrays of a parameter and its slots, from ``update`` over arrays."""
