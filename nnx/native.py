@@ -245,7 +245,9 @@ class Repeat:
         self._run = self.setting.run
         self.env = dict(env)
         self._writes, self._changes = writes.n, changes.n
-        self._cells, self._globals, self._lists = entry.watch.names()
+        self._cells, self._globals, containers = entry.watch.names()
+        self._lists = [(x, items) for x, items in containers if isinstance(x, list)]
+        self._others = [(x, items) for x, items in containers if not isinstance(x, list)]
         self._n = len(args)
         self.slots_in, self.slots_out = emitted.inputs, emitted.outputs
         self._arguments: list[_Argument] = []
@@ -303,11 +305,13 @@ class Repeat:
             if place.get(name) is not value:
                 return False
         for part, items in self._lists:
+            if list(map(id, part)) != items:
+                return False
+        for part, items in self._others:
             if ids(part) != items:
                 return False
-        for x in self._ungraded:
-            if x.grad is not None:
-                return False
+        if self._ungraded and any(x.grad is not None for x in self._ungraded):
+            return False
         if list(map(_REQUIRES_GRAD, self._leaves)) != self._tracked:
             return False
         if not all(map(is_, map(_GRAD, self._params), self._grads)):

@@ -101,10 +101,12 @@ class Tensor:
 
     def item(self) -> Any:
         """The one value as a Python number. Raises: ShapeError if there is not exactly one."""
+        if recording.trace is None:
+            host = self.device.backend.to_numpy(self.array)
+            if host.size == 1:
+                return host.item()
         if self.size != 1:
             raise ShapeError(f"A tensor of shape {self.shape} is not one number. Use .tolist().")
-        if recording.trace is None:
-            return self.device.backend.to_numpy(self.array).item()
         return self.numpy().item()
 
     def __float__(self) -> float:

@@ -506,7 +506,9 @@ class Trace(Recorder):
                 grad = None if tensor.grad is None else self._var(tensor.grad.array)
                 self.effects.append(Effect(held.index, "grad", grad))
         for obj, name, _ in self._attributes.values():
-            if not self.is_untouched(obj, name):
+            asked = self._rates.get(id(obj), (0, None))[1]
+            # What a rate is asked from keeps it itself.
+            if not self.is_untouched(obj, name) and vars(obj)[name] is not asked:
                 self.setters.append((obj, name, vars(obj)[name]))
 
     def _var(self, array: Any) -> Var:
