@@ -103,8 +103,12 @@ def job_of(seed: int, stream: int, block: int, n: int) -> tuple[Any, Any, list[A
     counts = np.empty(DIGITS << DIGIT_BITS, np.int64)
     counters = np.array([seed, stream, block], np.uint64).view(np.int64)
     memory = [*keys, *orders, counts]
-    job = np.array([*counters, n, *(array.ctypes.data for array in memory)], np.int64)
+    job = np.array([*counters, n, *map(_address, memory)], np.int64)
     return job, orders[DIGITS % 2], memory
+
+
+def _address(array: Any) -> int:
+    return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
 
 
 def permutation(generator: Any, n: int) -> Any:

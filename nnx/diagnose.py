@@ -17,9 +17,10 @@ def is_finite(tensor: Tensor) -> bool:
     if not tensor.dtype.is_floating:
         return True
     device = tensor.device
-    with device.scope():
-        finite = device.namespace.all(device.namespace.isfinite(tensor.array))
-    return bool(device.namespace.to_numpy(finite))
+    kernels = device.kernels
+    with contextlib.nullcontext() if device.backend.on_host else device.scope():
+        finite = kernels["all"](kernels["isfinite"](tensor.array))
+    return bool(device.backend.to_numpy(finite))
 
 
 def bad_parameter(model: Module) -> str | None:

@@ -26,7 +26,7 @@ from nnx.scalar import Facts, Scalar, evaluator, made, text_of, value_of
 from nnx.tape import COMPILED
 from nnx.tensor import Tensor, asarray
 from nnx.trace import Trace, batch_size, is_traced
-from nnx.watch import Contents, Seen, Watch
+from nnx.watch import Contents, Seen, Watch, device_of
 
 # One function is traced at a time: parameters and other tensors stand for eqns meanwhile.
 _tracing = hold_at_fork(threading.RLock())
@@ -132,12 +132,9 @@ class _Results:
 
     def _maker(self, x: Any) -> Callable[[Any, dict[str, Any]], Any]:
         if isinstance(x, Tensor):
+            if recording.trace is not None:
+                recording.trace.lift_all((x,))  # where no op has met it
             array = x.array
-            if not hasattr(array, "var"):
-                raise TraceError(
-                    "A traced function returned a tensor that no op of it has made or met. Return "
-                    "what is computed from its arguments."
-                )
             place = len(self._outputs)
             self._outputs.append(array.var)
             if x.requires_grad and x.dtype.is_floating:
@@ -272,13 +269,14 @@ class _Entry:
         self.required = dict(trace.facts.required)
         self.holds = trace.facts.holds() if self.required else None
         self.watch = Watch(trace.watched, function, call.statics)
+        self.owners = self._owners_of_gradients(trace)
         self.example = self.env(call)
         self.kinds = {name: isinstance(value, int) for name, value in self.example.items()}
         self.varying = self.kinds.keys() - {_size_name(i) for i in range(len(call.leads))}
         self._program: Any = None
         self._run: Any = None
         del trace
-        gone = [self.graph.inputs[i] for i, t in self.captured.items() if t() is None]
+        gone = [self.graph.inputs[i] for i, t in self.captured.items() if self._found(i, t) is None]
         if gone:
             raise TraceError(
                 f"A traced function made an array of shape {gone[0].shape} from host data inside "
@@ -286,8 +284,18 @@ class _Entry:
                 f"or make it once, outside."
             )
 
+    def _owners_of_gradients(self, trace: Trace) -> dict[int, weakref.ref[Tensor]]:
+        """Return whose ``grad`` an input is that the function has read there by itself."""
+        known = [*self.watch.tensors(), *trace.captured.values()]
+        graded = {id(x.grad): x for x in known if x.grad is not None}
+        found = {}
+        for i, tensor in trace.captured.items():
+            if id(tensor) in graded and i not in self.grads:
+                found[i] = weakref.ref(graded[id(tensor)])
+        return found
+
     def env(self, call: _Call) -> dict[str, Any]:
-        """Return the scalars of a call; random numbers are claimed by `claimed`."""
+        """Return the scalars of a call; random numbers are claimed by `claim`."""
         env = call.env()
         for name, getter in self.getters:
             env[name] = getter()
@@ -298,7 +306,7 @@ class _Entry:
     @property
     def is_dead(self) -> bool:
         """Whether something that it works on is gone."""
-        return any(t() is None for t in self.captured.values()) or any(
+        return any(t() is None for i, t in self.captured.items() if i not in self.owners) or any(
             seen.is_gone for seen in self._statics
         )
 
@@ -315,7 +323,7 @@ class _Entry:
             failed = [text for text, yes in self.required.items() if evaluator(text)(env) != yes]
             return f"{failed[0]} was {self.required[failed[0]]} and is not any more"
         for index, reference in self.captured.items():
-            tensor = reference()
+            tensor = self._found(index, reference)
             if tensor is None:
                 return "a tensor that the function used is gone"
             if tensor.requires_grad != self.tracked[index]:
@@ -328,9 +336,15 @@ class _Entry:
                 return "a parameter has a gradient where it had none, or the other way round"
         return None
 
+    def _found(self, index: int, reference: weakref.ref[Tensor]) -> Tensor | None:
+        if index not in self.owners:
+            return reference()
+        owner = self.owners[index]()
+        return None if owner is None else owner.grad
+
     def tensor(self, index: int) -> Tensor:
         """Return the tensor from outside that an input of the graph is."""
-        tensor = self.captured[index]()
+        tensor = self._found(index, self.captured[index])
         if tensor is None:
             raise TraceError("A tensor that a compiled function used is gone.")
         return tensor
@@ -433,6 +447,7 @@ def _traced(
             numbers = [_number(trace.facts, f"a{i}", n) for i, n in enumerate(call.numbers)]
             given, named = _rebuilt(args, iter(twins), iter(numbers))
             value = function(*given, **named)
+            trace.raise_refused()
             outputs: list[Var] = []
             results = _Results(value, outputs)
         pinned = trace.facts.pinned & {_size_name(i) for i in range(len(call.leads))} - fixed
@@ -547,7 +562,7 @@ class Function:
         for x in call.statics:
             if hasattr(x, "named_parameters"):
                 return x.device  # type: ignore[no-any-return]
-        return default_device()
+        return device_of(self._function) or default_device()
 
 
 def _name_of(function: Any) -> str:
@@ -564,8 +579,10 @@ def jit(function: Callable[..., Any]) -> Function:
     Arguments and results are tensors, numbers, modules, optimizers, and dicts, lists and tuples of
     them. Parameters, slots, random numbers and other tensors that the function meets are inputs;
     what it assigns to them is written back after the call. A new batch size does not trace again;
-    a new structure, type or shape does.
-    Raises: TraceError where the function needs the value of an array, or cannot be compiled.
+    a new structure, type or shape does, and so does a change of what the function reads of Python:
+    settings of modules and objects, globals, closures, lists and dicts of up to 256 items.
+    Raises: TraceError where the function needs the value of an array, keeps a tensor of the trace,
+    or cannot be compiled; GradientError, at backward(), for a gradient through its results.
 
     >>> import nnx
     >>> @jit

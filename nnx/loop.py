@@ -296,7 +296,8 @@ class Loop:
                     call(step - 1, logs)
             if ctrl_c.noted and rows != data.rows:
                 self._interrupted(epoch, step)
-        bad = diagnose.bad_parameter(model)
+        fine = all(map(diagnose.is_finite, setup.optimizer.params))  # without walking the tree
+        bad = None if fine else diagnose.bad_parameter(model)
         if bad:
             raise NonFiniteError(
                 f"In epoch {epoch + 1} of {self._last} every loss was finite, but now {bad}: a "

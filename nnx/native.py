@@ -210,6 +210,7 @@ class Native:
             or any(what == "array" for what, _, _ in self.effects)
             or any(index < entry.n_arguments for _, index, _ in self.effects)
             or entry.grads
+            or entry.owners
             or not entry.watch.is_quick
             or any(entry.needs_grad.values())
             or any(self._last[i] is None for i in range(entry.n_arguments))

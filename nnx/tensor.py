@@ -116,6 +116,8 @@ class Tensor:
         return int(self.item())
 
     def __bool__(self) -> bool:
+        if recording.trace is not None:
+            recording.trace.refuse_branch()
         return bool(self.item())
 
     def __index__(self) -> int:
@@ -433,7 +435,7 @@ def asarray(
     elif isinstance(obj, list | tuple) and recording.on:
         _check_untracked(obj)
     if recording.trace is not None:
-        recording.trace.refuse_host(obj)
+        obj = recording.trace.host(obj)
     host = to_host(obj)
     if wanted is None:
         # Only a type that was named must be had; JAX without its 64-bit mode narrows the rest.

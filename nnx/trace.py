@@ -1,8 +1,8 @@
 """Tracing: a function run once on arrays without values, which note every op that meets them.
 
 While a trace is open, the thread's tensors are on a `TracingDevice`. A tensor from outside that an
-op meets joins the trace as an input, and what the function assigns to it is an output. Nothing is
-taken over as a constant but Python numbers.
+op meets joins the trace as an input, and what the function assigns to it is an output. Python's own
+numbers and objects are taken over as they are; `nnx.watch` sees where they have changed since.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import contextlib
 import functools
 import os
 import sys
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -45,12 +44,14 @@ def refuse(what: str) -> NoReturn:
             f"{file}, line {number}: this tensor has no values. It was kept from a function while "
             f"that was traced by nnx.jit; return it from the function instead."
         )
-    raise TraceError(
+    error = TraceError(
         f"{file}, line {number}: {what} needs the values of an array, and this function is being "
         f"traced by nnx.jit, where only its shape and type are known. Choose with nnx.where "
         f"instead of a branch, return the array and look at it outside, or leave this function "
         f"un-jitted (jit=False in fit)."
     )
+    recording.trace.refused = error
+    raise error
 
 
 # Arrays without values
@@ -474,6 +475,7 @@ class Trace(Recorder):
         self.grad_inputs: dict[int, int] = {}
         self.needs_grad: dict[int, bool] = {}
         self._reset: set[int] = set()
+        self.refused: TraceError | None = None
         self.effects: list[Effect] = []
         self._attributes: dict[tuple[int, str], tuple[Any, str, Any]] = {}
         self._first: dict[tuple[int, str], Scalar] = {}
@@ -496,6 +498,11 @@ class Trace(Recorder):
             tensor.version, tensor.grad = held.version, held.grad
         for obj, name, before in self._attributes.values():
             setattr(obj, name, before)
+
+    def raise_refused(self) -> None:
+        """Raise what was refused, where the traced function has caught it and gone on."""
+        if self.refused is not None:
+            raise self.refused
 
     def _collect_effects(self) -> None:
         for held in self.held:
@@ -612,15 +619,29 @@ class Trace(Recorder):
         self.inputs.append(var)
         return Traced(self, var)
 
-    def refuse_host(self, obj: Any) -> None:
-        """Raise TraceError for host data that a function would freeze into its trace."""
-        if not isinstance(obj, int | float | list | tuple | Scalar):
+    def refuse_branch(self) -> NoReturn:
+        """Raise TraceError for a condition that depends on values."""
+        refuse("a branch on an array (if, while, and, or, not)")
+
+    def host(self, obj: Any) -> Any:
+        """Return host data that stands in a traced function, its scalars as plain numbers.
+
+        Raises: TraceError for arrays, which a function would freeze into its trace.
+        """
+        if isinstance(obj, Scalar):
+            return self.facts.pin(obj)
+        if isinstance(obj, list | tuple):
+            return type(obj)(map(self.host, obj)) if type(obj) in (list, tuple) else obj
+        if getattr(obj, "shape", None) != () and not isinstance(
+            obj, int | float | list | tuple | Scalar
+        ):
             file, number = user_place()
             raise TraceError(
                 f"{file}, line {number}: a host array of shape {getattr(obj, 'shape', ())} would "
                 f"be frozen into the compiled function. Pass it as an argument, or make it a "
                 f"tensor once, outside: nnx.asarray(...)."
             )
+        return obj
 
     # Numbers of the host
 
@@ -714,10 +735,46 @@ class Trace(Recorder):
     def record(self, op: Op, inputs: Sequence[Any], attrs: Attrs) -> Traced:
         """Note an op; what it refuses is told as eager mode tells it."""
         try:
-            return super().record(op, inputs, attrs)
+            made = super().record(op, inputs, attrs)
         except ShapeError:
             self._run_eagerly(op, inputs, attrs)
             raise
+        if op.kind == "elementwise" and op.name != "where":
+            self._check_types(op, inputs, attrs, made.dtype)
+        return made
+
+    def _check_types(self, op: Op, inputs: Sequence[Any], attrs: Attrs, dtype: DType) -> None:
+        """Refuse types and numbers that eager mode refuses, such as 300 beside int8."""
+        kinds = [x.dtype for x in inputs if isinstance(x, Traced)]
+        numbers = [value_of(x) for x in inputs if not isinstance(x, Traced) and x is not None]
+        large = any(isinstance(n, int) and not -128 <= n < 128 for n in numbers)
+        if all(kind.is_floating for kind in kinds) and not op.name.startswith("bitwise"):
+            return
+        if not large and not any(kind.kind == "bool" for kind in kinds):
+            if not op.name.startswith("bitwise"):
+                return
+        ones = self.real.backend.creation("ones", self.real.index)
+        tried = [
+            Tensor(ones(_plain(tuple(x.shape)), dtype=self.real.native(x.dtype)), self.real)
+            if isinstance(x, Traced) else value_of(x)
+            for x in inputs
+        ]  # fmt: skip
+        plain = {name: _plain(value) for name, value in attrs.items()}
+        try:
+            with self.real.scope():
+                out = self.real.kernels[op.name](
+                    *(x.array if isinstance(x, Tensor) else x for x in tried), **plain
+                )
+        except Exception as error:
+            explain(op, tuple(tried), plain, error)
+        got = self.real.dtype_of(out)
+        if got is not dtype:
+            file, number = user_place()
+            raise TraceError(
+                f"{file}, line {number}: op {op.name!r} of {', '.join(map(str, kinds))} gives "
+                f"{got} in eager mode and {dtype} when compiled. Convert the inputs first: "
+                f"x.astype('int64')."
+            )
 
     def _run_eagerly(self, op: Op, inputs: Sequence[Any], attrs: Attrs) -> None:
         """Run an op that does not fit on zeros, so that its error is the one of eager mode."""
@@ -764,18 +821,12 @@ def batch_size(facts: Facts, name: str, n: int) -> Any:
     return variable(facts, name, n) if n > 1 else n
 
 
-def alive(tensors: dict[int, Tensor]) -> dict[int, weakref.ref[Tensor]]:
-    """Return weak references to captured tensors, which belong to others."""
-    return {index: weakref.ref(tensor) for index, tensor in tensors.items()}
-
-
 __all__ = [
     "Effect",
     "IntScalar",
     "Trace",
     "Traced",
     "TracingDevice",
-    "alive",
     "batch_size",
     "is_traced",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import types
 import weakref
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ MAX_ITEMS = 256
 """Lists and dicts of more items are not watched."""
 
 _PLAIN = (str, int, float, bool, bytes, type(None))
+_LIBRARIES = frozenset({"nnx", "numpy", "cupy", "scipy", "torch", "jax", "numba"})
 
 
 class Read(NamedTuple):
@@ -34,52 +36,89 @@ class Read(NamedTuple):
 
 
 def reads(function: Any) -> tuple[list[Read], list[Any]]:
-    """Return the variables that a function and those it reads take from outside, without nnx's.
+    """Return the variables that a function, and what it calls, take from outside.
 
-    Libraries that are imported as modules are passed over. The second part has values that belong
-    to the functions: defaults, the objects of methods, arguments of partials.
+    Followed are functions of the user: those that are read, methods of objects and modules that are
+    read, defaults, partials. Code of nnx and of other libraries is not looked into. The second part
+    has values that belong to the functions: defaults, the objects of methods, what partials hold.
     """
     found: list[Read] = []
-    bound: list[Any] = []
+    bound: list[Any] = [] if isinstance(function, types.FunctionType) else [function]
     seen: set[int] = set()
-    waiting = [function]
+    waiting: list[Any] = [function]
     while waiting:
-        f = _unwrapped(waiting.pop(), bound)
-        if not isinstance(f, types.FunctionType) or id(f) in seen:
+        x = waiting.pop()
+        if id(x) in seen:
             continue
-        seen.add(id(f))
-        if (f.__module__ or "").partition(".")[0] == "nnx":
-            continue
-        mine = [Read(cell, name) for cell, name in zip(
-            f.__closure__ or (), f.__code__.co_freevars, strict=True)]  # fmt: skip
-        mine += [Read(f.__globals__, name) for name in sorted(set(_global_names(f.__code__)))]
-        for read in mine:
-            value = read.value()
-            if isinstance(value, types.ModuleType | types.BuiltinFunctionType | type):
+        seen.add(id(x))
+        if isinstance(x, types.FunctionType):
+            if x is not _plain_function(function) and _is_of_a_library(x.__module__):
                 continue
-            if isinstance(read.place, dict) and read.name not in read.place:
-                continue  # a name of builtins
-            found.append(read)
-            waiting.append(value)
-        own = [*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()]
-        bound += own
-        waiting += own
+            mine, own = _read_by(x)
+            found += mine
+            bound += own
+            waiting += [read.value() for read in mine] + own
+        else:
+            inside = list(_callable_parts(x))
+            bound += [part for part in inside if not isinstance(part, types.FunctionType)]
+            waiting += inside
     return found, bound
 
 
-def _unwrapped(f: Any, bound: list[Any]) -> Any:
-    """Return the plain function inside of methods, partials and jitted functions."""
-    while True:
-        if isinstance(f, types.MethodType):
-            bound.append(f.__self__)
-            f = f.__func__
-        elif isinstance(f, functools.partial):
-            bound += [*f.args, *f.keywords.values()]
-            f = f.func
-        elif hasattr(f, "__wrapped__"):
-            f = f.__wrapped__
-        else:
-            return f
+def _plain_function(x: Any) -> Any:
+    """Return the function inside of methods, partials and wrappers."""
+    while not isinstance(x, types.FunctionType):
+        inner = getattr(x, "__func__", None) or getattr(x, "__wrapped__", None)
+        inner = inner or (x.func if isinstance(x, functools.partial) else None)
+        if inner is None:
+            return None
+        x = inner
+    return x
+
+
+def _read_by(f: types.FunctionType) -> tuple[list[Read], list[Any]]:
+    """Return the variables that a function itself reads, and its defaults."""
+    mine = [
+        Read(cell, name)
+        for cell, name in zip(f.__closure__ or (), f.__code__.co_freevars, strict=True)
+    ]
+    mine += [
+        Read(f.__globals__, name)
+        for name in sorted(set(_global_names(f.__code__)))
+        if name in f.__globals__  # others are builtins
+    ]
+    skipped = (types.ModuleType, types.BuiltinFunctionType, type)
+    own = [*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()]
+    return [read for read in mine if not isinstance(read.value(), skipped)], own
+
+
+def _callable_parts(x: Any) -> Iterator[Any]:
+    """Yield what a value can run or hand on: functions, and the objects that these belong to."""
+    if isinstance(x, types.MethodType):
+        yield from (x.__self__, x.__func__)
+    elif isinstance(x, functools.partial):
+        yield from (x.func, *x.args, *x.keywords.values())
+    elif hasattr(x, "__wrapped__"):
+        yield x.__wrapped__
+    elif isinstance(x, list | tuple | dict) and len(x) <= MAX_ITEMS:
+        yield from x.values() if isinstance(x, dict) else x
+    elif hasattr(x, "named_modules"):
+        for _, module in x.named_modules():
+            yield from _methods(module)
+    elif not isinstance(x, (*_PLAIN, Tensor)):
+        yield from _methods(x)
+
+
+def _methods(x: Any) -> Iterator[Any]:
+    """Yield the functions that users wrote in the classes of an object."""
+    for kind in type(x).__mro__:
+        if not _is_of_a_library(kind.__module__):
+            yield from (f for f in vars(kind).values() if isinstance(f, types.FunctionType))
+
+
+def _is_of_a_library(module: str | None) -> bool:
+    top = (module or "").partition(".")[0]
+    return top in _LIBRARIES or (top in sys.stdlib_module_names and top != "__main__")
 
 
 def _global_names(code: types.CodeType) -> Iterator[str]:
@@ -95,14 +134,39 @@ def _global_names(code: types.CodeType) -> Iterator[str]:
 # Objects
 
 
-_VOLATILE = frozenset({
+# What training itself sets, on modules and on optimizers.
+_OF_MODULES = frozenset({
     "_called", "_output_shape", "_path", "history", "stop_training", "_compiled", "device_report",
-    "step_count", "_lr", "xp", "_slots_made", "_schedule",
 })  # fmt: skip
+_OF_OPTIMIZERS = frozenset({"step_count", "_lr", "xp", "_slots_made", "_schedule"})
+
+
+def _parts(obj: Any) -> dict[str, Any]:
+    """Return the attributes of an object that a function may have read."""
+    volatile: frozenset[str] = frozenset()
+    if hasattr(obj, "named_modules"):
+        volatile = _OF_MODULES
+    elif hasattr(obj, "load_state_dict"):
+        volatile = _OF_OPTIMIZERS
+    return {name: value for name, value in vars(obj).items() if name not in volatile}
 
 
 def _settings(obj: Any) -> dict[str, Any]:
-    return {name: _mark(value) for name, value in vars(obj).items() if name not in _VOLATILE}
+    return {name: _mark(value) for name, value in _parts(obj).items()}
+
+
+class _Same:
+    """An object, to be compared by identity; it stays alive, so that no other gets its place."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def _mark(x: Any) -> Any:
@@ -111,7 +175,9 @@ def _mark(x: Any) -> Any:
         return type(x), x
     if isinstance(x, tuple):
         return tuple(map(_mark, x))
-    return id(getattr(x, "param", x))
+    x = getattr(x, "param", x)
+    # That a network or a tensor is gone is noticed elsewhere; it must not be kept alive.
+    return id(x) if isinstance(x, Tensor) or _is_watched(x) else _Same(x)
 
 
 def _contents(x: Any) -> Any:
@@ -162,7 +228,7 @@ class Contents:
     def __init__(self, function: Any, statics: list[Any]) -> None:
         self._reads, bound = reads(function)
         roots = [read.value() for read in self._reads] + bound + statics
-        parts = [part for root in _spread(roots) for obj in _tree(root)
+        parts = [part for root in _spread(roots) for obj in (*_tree(root), *_own(root))
                  for part in vars(obj).values()]  # fmt: skip
         containers = {id(x): x for x in _containers([*roots, *parts])}
         self._kept = [(x, x.copy()) for x in containers.values()]
@@ -201,11 +267,11 @@ class Watch:
         found = {id(x): Seen(x) for x in _containers(roots)}
         self._containers = [(seen.value, ids(seen.value()), _contents(seen.value()))
                             for seen in found.values()]  # fmt: skip
-        for obj in objects.values():
-            for name, part in vars(obj).items():
-                if name not in _VOLATILE:
-                    self._containers += _inside(weakref.ref(obj), name, part)
-        self._others = [(Seen(x), _settings(x)) for x in statics if _has_settings(x, objects)]
+        others = {id(x): x for x in _spread(roots) if _has_settings(x, objects)}
+        for obj in (*objects.values(), *others.values()):
+            for name, part in _parts(obj).items():
+                self._containers += _inside(Seen(obj).value, name, part)
+        self._others = [(Seen(x), _settings(x)) for x in others.values()]
         self._seen = changes.n
 
     @property
@@ -222,6 +288,13 @@ class Watch:
             else:
                 cells.append((read.place, read.value()))
         return cells, others, [(get(), now) for get, now, _ in self._containers]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield the tensors that the function can reach by names, modules and optimizers."""
+        for read in self._reads:
+            yield from _tensors_of(read.value())
+        for reference, _ in self._objects:
+            yield from _tensors_of(reference())
 
     def broken(self) -> str | None:
         """Return what has changed since the trace, None if nothing has."""
@@ -259,8 +332,11 @@ def _inside(owner: Any, name: str, part: Any) -> Iterator[Any]:
 
 
 def _has_settings(x: Any, objects: dict[int, Any]) -> bool:
-    plain = isinstance(x, (types.FunctionType, types.MethodType, types.ModuleType, type))
-    return id(x) not in objects and not plain and hasattr(x, "__dict__")
+    """Return whether a value is an object of a user's own class, with attributes to look at."""
+    code = (types.FunctionType, types.MethodType, types.ModuleType, type, Tensor, functools.partial)
+    if id(x) in objects or isinstance(x, code) or not hasattr(x, "__dict__"):
+        return False
+    return not _is_of_a_library(type(x).__module__)
 
 
 def _spread(roots: list[Any]) -> Iterator[Any]:
@@ -268,10 +344,39 @@ def _spread(roots: list[Any]) -> Iterator[Any]:
     for root in roots:
         if isinstance(root, types.MethodType):
             yield root.__self__
+        elif _has_settings(root, {}):
+            yield root
+            yield from vars(root).values()
         elif isinstance(root, list | tuple | dict) and len(root) <= MAX_ITEMS:
             yield from root.values() if isinstance(root, dict) else root
         else:
             yield root
+
+
+def _tensors_of(x: Any) -> Iterator[Tensor]:
+    if isinstance(x, Tensor):
+        yield x
+    elif hasattr(x, "named_parameters"):
+        yield from (p for _, p in x.named_parameters())
+    elif isinstance(getattr(x, "params", None), list):
+        yield from x.params
+    elif isinstance(x, list | tuple | dict) and len(x) <= MAX_ITEMS:
+        for item in x.values() if isinstance(x, dict) else x:
+            if isinstance(item, Tensor):
+                yield item
+
+
+def device_of(function: Any) -> Any:
+    """Return the device of the first tensor or module that a function can reach, None without."""
+    found, bound = reads(function)
+    for root in _spread([*(read.value() for read in found), *bound]):
+        for x in _tensors_of(root):
+            return x.device
+    return None
+
+
+def _own(root: Any) -> list[Any]:
+    return [root] if _has_settings(root, {}) else []
 
 
 def _tree(root: Any) -> Iterator[Any]:

@@ -355,3 +355,159 @@ def test_copies_compile_anew():
     twin = pickle.loads(pickle.dumps(made))
     assert twin is not made and twin._traces == 0
     np.testing.assert_array_equal(twin(x_of()).numpy(), made(x_of()).numpy())
+
+
+class Weighted:
+    """A loss with a setting of its own."""
+
+    def __init__(self, beta):
+        self.beta = beta
+
+    def __call__(self, prediction, target, reduction="mean"):
+        return self.beta * nnx.mean((prediction - target) ** 2) * STRENGTH[0]
+
+
+STRENGTH = [1.0]
+
+
+@pytest.mark.filterwarnings("ignore:training_step was traced")
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_loss_that_changes_between_epochs_changes_training(device):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(24, 3)).astype("f4"), rng.normal(size=(24, 1)).astype("f4")
+    ends = []
+    for jit in (False, True):
+        STRENGTH[0] = 1.0
+        nnx.random.seed(0)
+        loss = Weighted(1.0)
+        model = nn.Sequential(nn.Dense(4, "tanh"), nn.Dense(1))
+        model.compile(optim.SGD(0.05), loss, (), device)
+
+        class Anneals(nnx.callbacks.Callback):
+            def on_epoch_end(self, epoch, logs=None, loss=loss):
+                loss.beta *= 1.5
+                STRENGTH[0] += 0.25
+                if epoch == 1:
+                    self.model[0].weight.requires_grad = False
+
+        model.fit(x, y, batch_size=8, epochs=3, callbacks=[Anneals()], jit=jit)
+        ends.append(model.state_dict())
+    for name, value in ends[0].items():
+        np.testing.assert_allclose(ends[1][name], value, rtol=1e-4, atol=1e-6)
+
+
+class Trainer:
+    """A class whose method is compiled."""
+
+    def __init__(self, model, gain):
+        self.model, self.gain, self.more = model, gain, {"k": 1.0}
+
+    @nnx.jit
+    def step(self, x):
+        return self.model(x) * self.gain * self.more["k"]
+
+    def plain(self, x):
+        return self.model(x) * self.gain * self.more["k"]
+
+    def __call__(self, x):
+        return self.plain(x)
+
+
+@pytest.mark.filterwarnings("ignore:.* was traced")
+def test_methods_see_their_object():
+    trainer, x = Trainer(dense(), 2.0), x_of()
+    compiled = (trainer.step, nnx.jit(trainer.plain), nnx.jit(trainer))
+
+    def check():
+        for f in compiled:
+            np.testing.assert_allclose(f(x).numpy(), trainer.plain(x).numpy(), rtol=1e-6)
+
+    check()
+    trainer.gain = 3.0
+    check()
+    trainer.more["k"] = 5.0
+    check()
+    trainer.model = dense(seed=7)
+    check()
+
+
+def test_a_type_that_changes_with_an_equal_value_is_seen():
+    k = 2
+    f = nnx.jit(lambda x: x * k)
+    x = tensor(np.array([1, 2]))
+    assert f(x).dtype is nnx.int64
+    k = 2.0
+    assert f(x).dtype is nnx.float32
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_gradient_that_is_read_is_that_of_the_call(device):
+    weight = nnx.Parameter(np.array([1.0, 2.0], np.float32), device=device)
+    norm = nnx.jit(lambda: nnx.sqrt(nnx.sum(weight.grad * weight.grad)))
+    for k in (1.0, 3.0, 2.0):
+        weight.grad = None
+        nnx.sum(k * weight * weight).backward()
+        assert norm().item() == pytest.approx(k * 2 * np.sqrt(5.0), rel=1e-6)
+
+
+def test_types_are_refused_as_in_eager_mode():
+    small = tensor(np.array([100], np.int8), dtype=nnx.int8)
+    flags = tensor(np.array([True, False]))
+    cases = (
+        (lambda x: x + 300, small), (lambda x: x - x, flags), (lambda x: -x, flags),
+        (lambda x: nnx.bitwise_left_shift(x, x), tensor([1.0])),
+    )  # fmt: skip
+    for f, x in cases:
+        with pytest.raises(nnx.NnxError) as eager:
+            f(x)
+        with pytest.raises(type(eager.value)) as compiled:
+            nnx.jit(f)(x)
+        assert str(compiled.value) == str(eager.value)
+    try:
+        expected = (flags % flags).dtype
+    except nnx.NnxError:
+        expected = None
+    if expected is not None and expected is not nnx.bool:
+        with pytest.raises(nnx.TraceError, match="Convert the inputs first"):
+            nnx.jit(lambda x: x % x)(flags)
+
+
+def test_a_refusal_that_is_caught_is_not_forgotten():
+    def f(x):
+        try:
+            return x * float(nnx.sum(x))
+        except Exception:
+            return x
+
+    with pytest.raises(nnx.TraceError, match="reading values"):
+        nnx.jit(f)(x_of())
+    with pytest.raises(nnx.TraceError, match="a branch on an array"):
+        nnx.jit(lambda x: x if nnx.sum(x) > 0 else -x)(x_of())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_tensors_that_no_op_has_met_are_results_too(device):
+    x = x_of(device)
+    np.testing.assert_array_equal(nnx.jit(lambda: x)().numpy(), x.numpy())
+    np.testing.assert_array_equal(nnx.jit(lambda: x * np.float32(2))().numpy(), 2 * x.numpy())
+    assert nnx.jit(lambda v: nnx.sum(nnx.asarray(v)))([1.0, 2.0]).item() == 3.0
+
+
+@pytest.mark.filterwarnings("ignore:<lambda> was traced")
+def test_mutable_arguments_are_looked_at():
+    class Settings:
+        def __init__(self, k):
+            self.k = k
+
+    f, x = nnx.jit(lambda c, x: x * c.k), tensor([1.0])
+    for k in range(6):
+        assert f(Settings(float(k)), x).item() == k
+        gc.collect()
+    kept = Settings(2.0)
+    assert f(kept, x).item() == 2.0
+    kept.k = 3.0
+    assert f(kept, x).item() == 3.0
+    pair = collections.namedtuple("pair", "a b")
+    g = nnx.jit(lambda p: p.a * p.b)
+    for k in (1.0, 2.0, 3.0):
+        assert g(pair(tensor([k]), tensor([2.0]))).item() == 2 * k
