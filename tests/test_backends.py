@@ -466,9 +466,9 @@ def test_array_without_arithmetic_does_raise():
 # What imports what
 
 LAYERS = (
-    {"errors", "memory"}, {"scalar", "threads"}, {"dtypes"}, {"shapes"}, {"op"}, {"ops"},
+    {"errors", "memory"}, {"scalar", "threads", "locks"}, {"dtypes"}, {"shapes"}, {"op"}, {"ops"},
     {"device", "host", "philox"}, {"tensor"}, {"creation", "tree", "random"},
-    {"standard", "tape"}, {"autodiff"}, {"graph"}, {"trace"}, {"passes"}, {"native"},
+    {"standard", "tape"}, {"autodiff"}, {"graph"}, {"trace"}, {"passes"}, {"watch"}, {"native"},
     {"execute", "planned"}, {"jit"}, {""}, {"nn", "optim"}, {"fit"}, {"cli"},
 )  # fmt: skip
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
