@@ -477,7 +477,7 @@ OUTSIDE = {"numba", "cupy", "matplotlib", "rich", "safetensors", "torch", "jax",
 FOR_A_BACKEND = {"errors", "dtypes", "shapes", "op", "device", "backends", "kernels"}
 FOR_A_KERNEL = {
     "errors", "dtypes", "shapes", "scalar", "op", "ops", "graph", "passes", "memory", "philox",
-    "files", "backends", "kernels",
+    "files", "locks", "backends", "kernels",
 }  # fmt: skip
 
 
