@@ -42,6 +42,8 @@ __all__ = ["NativeFunction", "clear", "directory", "entries", "load"]
 FORMAT = 1
 LIMIT_BYTES = 512 << 20
 STALE_S = 3600.0
+MANY_LINES = 4000
+"""A text of more lines takes many seconds to compile, which is told before."""
 
 MAGIC = b"nnx\x00step"
 HEADER = struct.Struct("<8sI32sIQ")  # magic, format, key, bytes of names, bytes of object code
@@ -101,6 +103,12 @@ def _load(key: str, source: str, messages: list[str]) -> NativeFunction:
     # Before it is compiled: Numba's messages show lines of the file.
     shown = None if path is None else path.with_suffix(".py")
     kept = shown is not None and _keep(shown, source.encode())
+    n_lines = source.count("\n")
+    if n_lines > MANY_LINES:
+        _warn(
+            f"A compiled step of {n_lines:,} lines takes its time: about {n_lines // 350} s now, "
+            f"and none in later runs. jit=False in fit, or leaving out nnx.jit, does without."
+        )
     made = compile_step(source, str(shown) if kept else f"<nnx_{key[:40]}>")
     function = link(made)
     if path is not None and kept and _keep(path, _packed(made, key)):

@@ -86,6 +86,7 @@ class Plan:
                 self.readers.setdefault(x, []).append(eqn)
         self.late = {graph.outputs[i] for i in updates}
         self._inline = self._numbers()
+        self._sources: dict[Eqn, list[tuple[Var, bool]]] = {}
         self._stage: dict[Var, int] = {}
         self._set_stages()
         self.group_of: dict[Var, Group] = {}
@@ -123,8 +124,13 @@ class Plan:
         """Return whether an eqn's result is found where it is read, without a loop or memory."""
         return is_view(eqn) or eqn.out in self._inline
 
-    def sources(self, eqn: Eqn) -> Iterator[tuple[Var, bool]]:
-        """Yield the computed values below an eqn, and whether each is read at its own index."""
+    def sources(self, eqn: Eqn) -> list[tuple[Var, bool]]:
+        """Return the computed values below an eqn, and whether each is read at its own index."""
+        if eqn not in self._sources:
+            self._sources[eqn] = list(self._found_sources(eqn))
+        return self._sources[eqn]
+
+    def _found_sources(self, eqn: Eqn) -> Iterator[tuple[Var, bool]]:
         n = len(eqn.out.shape)
         waiting = []
         for x in eqn.vars:

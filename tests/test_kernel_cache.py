@@ -744,3 +744,13 @@ def test_clear_removes_what_is_ours_alone(folder, quick):
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
     assert run() == RESULT
     assert len(quick) == 2
+
+
+def test_a_long_text_is_told_before_it_is_compiled(monkeypatch, tmp_path):
+    monkeypatch.setenv("NNX_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(cache, "MANY_LINES", 5)
+    source = "def step(table):\n" + "    table[1] = 7\n" * 8 + "    return 0\n"
+    with pytest.warns(UserWarning, match=r"compiled step of 10 lines takes its time.*jit=False"):
+        cache.load(source)
+    cache._loaded.clear()
+    cache.load(source)  # from disk: nothing to tell
