@@ -20,7 +20,7 @@ from nnx.device import Device, default_device
 from nnx.errors import DeviceError, TraceError
 from nnx.graph import Graph, Var, interpret, pretty, typecheck
 from nnx.locks import hold_at_fork, renew_at_fork
-from nnx.native import MISSED, Native
+from nnx.native import LARGE, MISSED, Native
 from nnx.op import recording
 from nnx.scalar import Facts, Scalar, evaluator, made, text_of, value_of
 from nnx.tape import COMPILED
@@ -152,6 +152,11 @@ class _Results:
         if isinstance(x, dict):
             items = {key: self._maker(item) for key, item in x.items()}
             return lambda tensors, env: {k: part(tensors, env) for k, part in items.items()}
+        if hasattr(x, "__dict__") and any(map(is_traced, vars(x).values())):
+            raise TraceError(
+                f"A traced function returned a {type(x).__name__} that holds a tensor; the next "
+                f"calls could not make it. Return tensors, numbers, and dicts, lists and tuples."
+            )
         return lambda tensors, env: x
 
 
@@ -461,9 +466,11 @@ def _traced(
 
 def _number(facts: Facts, name: str, n: int | float) -> Any:
     """Return a number of the caller as a scalar, or as it is where whole ones may overflow."""
-    if isinstance(n, int) and abs(n) >= 2**31:
-        facts.require(f"{name} == {n}", True)
-        return n
+    if isinstance(n, int):
+        if abs(n) >= LARGE:
+            facts.require(f"{name} == {n}", True)
+            return n
+        facts.require(f"-{LARGE} < {name} < {LARGE}", True)
     return made(facts, n, name)
 
 

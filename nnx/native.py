@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MISSED = object()
 """What `Repeat` returns for a call that it does not serve."""
+LARGE = 2**31
+"""Whole numbers from here on are part of the trace: sums and products of others fit in 64 bits."""
 SCALARS_AT_ONCE = 256
 """Results without axes are cut from one array of so many."""
 
@@ -352,6 +354,8 @@ class Repeat:
         for x, known in zip(args, self._arguments):  # noqa: B905 (as many: the caller knows)
             if known.array is None:
                 if type(x) is not (int if self.entry.kinds[known.name] else float):
+                    return False
+                if type(x) is int and not -LARGE < x < LARGE:
                     return False
                 self.env[known.name] = self._view(known.name)[known.slot] = x
                 continue

@@ -306,7 +306,7 @@ def _listed(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _no_values(array: Any) -> NoReturn:
-    refuse("reading values (float(), .item(), .numpy(), printing)")
+    refuse("reading values (float(), .item(), .numpy(), printing, nnx.sort, nnx.unique_values)")
 
 
 def _is_number(x: Any) -> bool:

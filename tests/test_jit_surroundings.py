@@ -266,6 +266,13 @@ def test_what_only_the_trace_would_do_is_refused():
             self.last = x * 2
             return x
 
+    def wraps(x):
+        found = Weighted(1.0)
+        found.y = layer(x)
+        return found
+
+    with pytest.raises(nnx.TraceError, match="returned a Weighted that holds a tensor"):
+        nnx.jit(wraps)(x_of())
     for f in (appends, stores):
         with pytest.raises(nnx.TraceError, match="keeps a tensor of the trace in a (list|dict)"):
             nnx.jit(f)(x_of())
@@ -300,6 +307,9 @@ def test_whole_numbers_follow_pythons_rules():
     with pytest.raises(ZeroDivisionError):
         g(x, 0)
     assert [square(x, n).item() for n in (2**40, 3)] == [1.0, np.float32(9 / 2.0**80)]
+    other = nnx.jit(lambda x, n: x * (n * n / 2.0**80))
+    assert [other(x, n).item() for n in (3, 3, 2**40)] == [*[np.float32(9 / 2.0**80)] * 2, 1.0]
+    assert other(x, 2**63).item() == np.float32(2.0**46)
     assert [named(x, n).item() for n in (1, 2, 1)] == [2.0, 6.0, 2.0]
 
 
