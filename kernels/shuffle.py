@@ -13,7 +13,7 @@ import numpy as np
 from nnx.kernels import cache
 from nnx.kernels.native import NativeFunction
 
-DIGIT_BITS, DIGITS = 11, 3
+DIGIT_BITS, DIGITS = 8, 3
 FIRST = 64 - DIGIT_BITS * DIGITS
 
 
