@@ -37,15 +37,25 @@ def nnx_jit(cell: Cell) -> Variants:
 def _nnx(cell: Cell) -> Variant:
     import numpy as np
 
+    step, batch, model, opt = compiled_step(cell)
+    weights = {key: np.array(value) for key, value in model.state_dict().items()}
+    slots = opt.state_dict()
+
+    def reset() -> None:
+        model.load_state_dict(weights)
+        opt.load_state_dict(slots)
+
+    return Variant(lambda: float(step(*batch)), reset)
+
+
+def compiled_step(cell: Cell) -> tuple[Any, list[Any], Any, Any]:
+    """Return a cell's step under `nnx.jit`, its batch, its network and its optimizer."""
     import nnx
     from nnx import nn
 
     problem = problems.make(cell)
     model = problems.make_model(cell, "numba")
     opt = problems.make_optimizer(cell, model)
-    weights = {key: np.array(value) for key, value in model.state_dict().items()}
-    slots = opt.state_dict()
-    x, y = (nnx.asarray(part, device="numba") for part in (problem.x, problem.y))
     loss_of = getattr(nn, cell.loss)
 
     @nnx.jit
@@ -56,11 +66,7 @@ def _nnx(cell: Cell) -> Variant:
         opt.step()
         return loss
 
-    def reset() -> None:
-        model.load_state_dict(weights)
-        opt.load_state_dict(slots)
-
-    return Variant(lambda: float(step(x, y)), reset)
+    return step, [nnx.asarray(part, device="numba") for part in (problem.x, problem.y)], model, opt
 
 
 def numpy_by_hand(cell: Cell) -> Variants:

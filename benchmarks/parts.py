@@ -19,7 +19,8 @@ import timeit
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, problems
+from benchmarks import machine
+from benchmarks.contestants import compiled_step
 from benchmarks.problems import CELLS
 
 GEMM_GFLOPS = 110.0
@@ -89,26 +90,10 @@ class Step:
     """A compiled step of a cell, its memory, and what to call it by."""
 
     def __init__(self, name: str) -> None:
-        import nnx
-        from nnx import nn
-
         cell = CELLS[name]
-        problem = problems.make(cell)
-        model = problems.make_model(cell, "numba")
-        opt = problems.make_optimizer(cell, model)
-        loss_of = getattr(nn, cell.loss)
-        x, y = (nnx.asarray(part, device="numba") for part in (problem.x, problem.y))
-
-        @nnx.jit
-        def step(x: Any, y: Any) -> Any:
-            opt.zero_grad()
-            loss = loss_of(model(x), y)
-            loss.backward()
-            opt.step()
-            return loss
-
-        self.kept = [step(x, y) for _ in range(3)]
-        self.call = lambda: float(step(x, y))
+        step, batch, *self._owners = compiled_step(cell)
+        self.kept = [step(*batch) for _ in range(3)]
+        self.call = lambda: float(step(*batch))
         repeat = step.repeat
         self.program, self.setting = repeat.native.program, repeat.setting
         self.batch = cell.batch
