@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from nnx.native import Repeat, address
+from nnx.native import address
+from nnx.repeat import Repeat
 
 __all__ = ["Epoch", "Steps"]
 

@@ -54,7 +54,7 @@ class Plain:
 class Again:
     """Further calls with arguments of the types and sizes of one that was run.
 
-    Called with the arguments it returns the results, or `MISSED` where something else is different;
+    ``call`` with the arguments returns the results, or `MISSED` where something else is different;
     nothing has then happened, and the call goes the long way.
     """
 
@@ -68,7 +68,7 @@ class Again:
         self._recorded = recording.on
         call.tensors, call.statics = [], []
 
-    def __call__(self, args: tuple[Any, ...]) -> Any:
+    def call(self, args: tuple[Any, ...]) -> Any:
         """Run a call; return what the function returns, or MISSED."""
         entry, call, env = self._entry, self._call, self._env
         if len(args) != len(self._known) or recording.on != self._recorded:

@@ -492,7 +492,7 @@ class Function:
             return self._function(*args, **kwargs)
         with self._lock:
             if self.repeat is not None and not kwargs:
-                result = self.repeat(args)
+                result = self.repeat.call(args)
                 if result is not MISSED:
                     return result
             self.repeat = None

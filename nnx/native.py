@@ -1,27 +1,20 @@
-"""How native code is called on host arrays: in place, and again with as little as can be between.
-
-`Native` takes any call that fits a compiled function. `Repeat` takes the next call if it is like
-the one before, and looks only at what can have changed: it costs a tenth.
-"""
+"""How native code is called on host arrays, and how what a function assigns is written in place."""
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
-from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any
 
-from nnx.op import changes, recording
 from nnx.scalar import Scalar, resolve
-from nnx.tensor import Tensor, writes
-from nnx.watch import ids
+from nnx.tensor import Tensor
 
 if TYPE_CHECKING:
     from nnx.jit import _Call, _Entry
+    from nnx.repeat import Repeat
 
 MISSED = object()
-"""What `Repeat` returns for a call that it does not serve."""
+"""What the short way of a call returns for one that it does not serve."""
 LARGE = 2**31
 """Whole numbers from here on are part of the trace: sums and products of others fit in 64 bits."""
 SCALARS_AT_ONCE = 256
@@ -218,205 +211,6 @@ class Native:
             or any(self._last[i] is None for i in range(entry.n_arguments))
         ):
             return None
+        from nnx.repeat import Repeat
+
         return Repeat(self, args, env)
-
-
-class _Argument:
-    """What an argument of a repeated call has to be."""
-
-    __slots__ = ("array", "dtype", "name", "shape", "slot")
-
-    def __init__(self, slot: int, array: Any = None, name: str = "") -> None:
-        self.slot, self.array, self.name = slot, array, name
-        if array is not None:
-            self.shape, self.dtype = array.shape, array.dtype
-
-
-class Repeat:
-    """Further calls of the sizes of one that was run: same network, perhaps other batches.
-
-    Called with the arguments it returns the results, or `MISSED` where something else is different;
-    nothing has then happened, and the call goes the long way.
-    """
-
-    def __init__(self, native: Native, args: Sequence[Any], env: dict[str, Any]) -> None:
-        entry, emitted = native.entry, native.program.emitted
-        self.native, self.entry = native, entry
-        self.setting = native.program.setting(env)
-        self._words = memoryview(self.setting.table)
-        self._floats = memoryview(self.setting.numbers)
-        self._run = self.setting.run
-        self.env = dict(env)
-        self._writes, self._changes = writes.n, changes.n
-        self._cells, self._globals, containers = entry.watch.names()
-        self._lists = [(x, items) for x, items in containers if isinstance(x, list)]
-        self._others = [(x, items) for x, items in containers if not isinstance(x, list)]
-        self._n = len(args)
-        self.slots_in, self.slots_out = emitted.inputs, emitted.outputs
-        self._arguments: list[_Argument] = []
-        tensors = iter(range(entry.n_arguments))
-        numbers = iter(range(len(args)))
-        for x in args:
-            if isinstance(x, Tensor):
-                i = next(tensors)
-                self._arguments.append(_Argument(self.slots_in[i], x.array))
-            else:
-                name = f"a{next(numbers)}"
-                self._arguments.append(_Argument(emitted.scalars[name], name=name))
-        self.scalars = [
-            (name, getter, entry.kinds[name], emitted.scalars[name])
-            for name, getter in entry.getters
-        ]
-        self._getters = [
-            (name, getter, self._view(name), slot) for name, getter, _, slot in self.scalars
-        ]
-        read = set(re.findall(r"[A-Za-z_]\w*", " ".join(entry.required)))
-        self._holds = entry.holds if read & entry.varying else None
-        self._recorded = recording.on
-        # Not the slots of optimizers, which no one else touches.
-        kept = [i for i in entry.captured
-                if entry.tracked[i] or i not in native.updated]  # fmt: skip
-        self._leaves = [entry.tensor(i) for i in kept]
-        self._tracked = [entry.tracked[i] for i in kept]
-        self._written = [entry.tensor(i) for i in sorted(native.updated)]
-        graded = [(index, k) for what, index, k in native.effects if what == "grad"]
-        self._params = [entry.tensor(index) for index, _ in graded]
-        self._grads = [native.grads[k] for _, k in graded]
-        self._forgotten = [entry.tensor(i) for what, i, _ in native.effects if what == "none"]
-        self._ungraded = [entry.tensor(i) for i in entry.needs_grad]
-        own = {k for _, k in graded}
-        self.fresh = [fresh for fresh in native.fresh if fresh.place not in own]
-        # Written in place: none of these may have another owner.
-        self._owned = [
-            *(x.array for x in self._written), *self._grads, *(g.array for g in self._grads)
-        ]  # fmt: skip
-        self._owners = list(map(sys.getrefcount, self._owned))
-
-    def _view(self, name: str) -> Any:
-        return self._words if self.entry.kinds[name] else self._floats
-
-    def unchanged(self) -> bool:
-        """Return whether all but the arguments is as it was in the call before."""
-        if changes.n != self._changes or writes.n != self._writes:
-            return False
-        if recording.on != self._recorded:
-            return False
-        for cell, value in self._cells:
-            if cell.cell_contents is not value:
-                return False
-        for place, name, value in self._globals:
-            if place.get(name) is not value:
-                return False
-        for part, items in self._lists:
-            if list(map(id, part)) != items:
-                return False
-        for part, items in self._others:
-            if ids(part) != items:
-                return False
-        if self._ungraded and any(x.grad is not None for x in self._ungraded):
-            return False
-        if list(map(_REQUIRES_GRAD, self._leaves)) != self._tracked:
-            return False
-        if not all(map(is_, map(_GRAD, self._params), self._grads)):
-            return False
-        return list(map(sys.getrefcount, self._owned)) == self._owners
-
-    def __call__(self, args: tuple[Any, ...]) -> Any:
-        """Run a call; return what the function returns, or MISSED."""
-        if len(args) != self._n or not self.unchanged() or not self._takes(args):
-            return MISSED
-        env = self.env
-        for name, getter, view, slot in self._getters:
-            env[name] = view[slot] = getter()
-        if self._holds is not None and not self._holds(env):
-            return MISSED
-        entry, words = self.entry, self._words
-        claims = self.claim(env) if entry.draws else None
-        if claims:
-            for slot, word in zip(self.draw_slots(), self.draw_words(env), strict=True):
-                words[slot] = word
-        device, tensors = entry.device, []
-        for fresh in self.fresh:
-            array, words[self.slots_out[fresh.place]] = fresh.made(env)
-            tensors.append(Tensor(array, device))
-        if self._run():
-            for generator, first, n in claims or ():
-                generator.give_back(first, n)
-            entry.explain(entry.inputs([x for x in args if isinstance(x, Tensor)]), env)
-        self.count(1)
-        for obj, name, value in entry.setters:
-            vars(obj)[name] = value(env)
-        return entry.results.make(tensors, env)
-
-    def _takes(self, args: tuple[Any, ...]) -> bool:
-        """Return whether the arguments fit, and write where they are into the table."""
-        device, words = self.entry.device, self._words
-        for x, known in zip(args, self._arguments):  # noqa: B905 (as many: the caller knows)
-            if known.array is None:
-                if type(x) is not (int if self.entry.kinds[known.name] else float):
-                    return False
-                if type(x) is int and not -LARGE < x < LARGE:
-                    return False
-                self.env[known.name] = self._view(known.name)[known.slot] = x
-                continue
-            if x.__class__ is not Tensor or x.requires_grad or x.device is not device:
-                return False
-            array = x.array
-            if array is known.array:
-                continue
-            if (
-                array.shape != known.shape
-                or array.dtype is not known.dtype
-                or array.__class__ is not known.array.__class__
-                or not array.flags.c_contiguous
-            ):
-                return False
-            words[known.slot] = address(array)
-            known.array = array
-        return True
-
-    @property
-    def holds_always(self) -> bool:
-        """Whether nothing was taken for granted of the numbers that change."""
-        return self._holds is None
-
-    def holds(self, env: dict[str, Any]) -> bool:
-        """Return whether what the trace took for granted of its numbers holds for these."""
-        return self._holds is None or bool(self._holds(env))
-
-    def claim(self, env: dict[str, Any]) -> list[tuple[Any, int, int]]:
-        """Claim the random numbers of a call; return generators, first blocks and counts."""
-        return self.entry.claim(env)
-
-    def draw_slots(self) -> list[int]:
-        """Return where the counters of random numbers stand in the table."""
-        places = self.native.program.emitted.scalars
-        return [places[name] for _, names, _ in self.entry.draws for name in names]
-
-    def draw_words(self, env: dict[str, Any]) -> list[int]:
-        """Return the counters as the 64 bits that the table holds."""
-        values = [env[name] for _, names, _ in self.entry.draws for name in names]
-        return [value if value < 2**63 else value - 2**64 for value in values]
-
-    def run_many(self, run: Any, n: int, batch: int, order: Any, columns: Any, results: Any,
-                 scalars: Any, slots: Any) -> tuple[int, int]:  # fmt: skip
-        """Run a loop over steps on this call's table, whose arguments are then as they were."""
-        words = self._words
-        before = [(column.slot, words[column.slot]) for column in columns]
-        found: tuple[int, int] = run(
-            self.native.program.native, self.setting.table, n, batch, order, columns, results,
-            scalars, slots,
-        )  # fmt: skip
-        for slot, word in before:
-            words[slot] = word
-        return found
-
-    def count(self, n_steps: int) -> None:
-        """Note that what the function assigns was written."""
-        for x in self._written:
-            x.version += n_steps
-        for x in self._forgotten:
-            x.grad = None
-
-
-_GRAD, _REQUIRES_GRAD = attrgetter("grad"), attrgetter("requires_grad")
