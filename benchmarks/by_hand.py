@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.problems import LEARNING_RATE, Cell, Problem
+from nnx.benchmarks.problems import LEARNING_RATE, Cell, Problem
 
 Array = NDArray[Any]
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8

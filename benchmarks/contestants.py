@@ -1,43 +1,80 @@
-"""The contestants of the training-step benchmark: one training step each, of the same problem.
+"""The contestants of training steps: one step each, of the same problem.
 
-A contestant is a function from a cell to its variants, by name of the setting. Where a library has
-several usual settings, the fastest in the cell is measured. Each library is imported only by its
-own function: a contestant runs in a process of its own.
+One step is forward, loss, backward and update, and the loss as a Python float. Each library is
+imported only by its own function: a contestant runs in a process of its own.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-from benchmarks import problems
-from benchmarks.problems import LEARNING_RATE, Cell, Problem
+import numpy as np
 
+from nnx.benchmarks import problems
+from nnx.benchmarks.by_hand import Trainer
+from nnx.benchmarks.case import DEVICES, PEERS, Case, Variants, Work, nothing
+from nnx.benchmarks.problems import LEARNING_RATE, Cell, Problem
 
-class Variant(NamedTuple):
-    """One setting of a contestant.
-
-    ``step`` takes one training step and returns the loss before it as a Python float (None where
-    there is no loss); ``reset`` goes back to the first weights and a fresh optimizer.
-    """
-
-    step: Callable[[], float | None]
-    reset: Callable[[], object]
-
-
-Variants = dict[str, Callable[[], Variant]]
+PRODUCTS = "products"
+"""No contestant: the matrix products of the step alone, by the BLAS that nnx uses."""
+NAMES = (*DEVICES, *PEERS, PRODUCTS)
+AGREEMENT = 1e-3
+CHECKED_STEPS, CHECKED_LOOPED_STEPS = 10, 2
 
 
-def nnx_jit(cell: Cell) -> Variants:
-    """`nnx.jit` on the device "numba"."""
-    return {"numba": lambda: _nnx(cell)}
+def case(
+    suite: str, cell: Cell, names: tuple[str, ...], reference: str, quick: bool = False
+) -> Case:
+    """Return the training step of a cell as a case; FLOPs and bytes are counted from its graph."""
+    pairs = zip(cell.sizes, cell.sizes[1:], strict=False)
+    work = 3 * cell.batch * sum(a * b for a, b in pairs)
+    return Case(
+        suite, cell.net, cell.name, cell, names, reference, work=work, quick=quick,
+        tolerance=AGREEMENT,
+    )  # fmt: skip
 
 
-def _nnx(cell: Cell) -> Variant:
-    import numpy as np
+def variants(case: Case, contestant: str) -> Variants:
+    """Return the step of a case by a contestant, in each of its usual settings."""
+    cell = case.problem
+    if contestant in DEVICES:
+        return {contestant: lambda: _nnx(cell, contestant)}
+    return TABLE[contestant](cell)
 
-    step, batch, model, opt = compiled_step(cell)
+
+def expected(case: Case) -> list[Any]:
+    """Return the losses of the first steps, by the step by hand in float64."""
+    cell: Cell = case.problem
+    problem = problems.make(cell)
+    exact = problem._replace(
+        x=problem.x.astype(np.float64),
+        y=problem.y if cell.loss == "cross_entropy" else problem.y.astype(np.float64),
+        weights=[w.astype(np.float64) for w in problem.weights],
+        biases=[b.astype(np.float64) for b in problem.biases],
+    )
+    trainer = Trainer(cell, exact)
+    return [np.array(trainer.step()) for _ in range(CHECKED_STEPS)]
+
+
+def _work(step: Callable[[], float], reset: Callable[[], object], **more: Any) -> Work:
+    """Return a step as a work whose results are its first losses."""
+
+    def values(n: int = more.pop("checked", CHECKED_STEPS)) -> list[Any]:
+        reset()
+        return [np.array(step()) for _ in range(n)]
+
+    return Work(step, values, reset, **more)
+
+
+# nnx
+
+
+def _nnx(cell: Cell, device: str) -> Work:
+    """A step in nnx: eager on loops and numpy, under `nnx.jit` on the others."""
+    compiled = device not in ("loops", "numpy")
+    step, batch, model, opt = make_step(cell, device, compiled)
     weights = {key: np.array(value) for key, value in model.state_dict().items()}
     slots = opt.state_dict()
 
@@ -45,20 +82,23 @@ def _nnx(cell: Cell) -> Variant:
         model.load_state_dict(weights)
         opt.load_state_dict(slots)
 
-    return Variant(lambda: float(step(*batch)), reset)
+    checked = CHECKED_LOOPED_STEPS if device == "loops" else CHECKED_STEPS
+    more = {"stats": lambda: step.lower(*batch).stats()} if compiled else {}
+    return _work(lambda: float(step(*batch)), reset, checked=checked, **more)
 
 
-def compiled_step(cell: Cell) -> tuple[Any, list[Any], Any, Any]:
-    """Return a cell's step under `nnx.jit`, its batch, its network and its optimizer."""
+def make_step(
+    cell: Cell, device: str = "numba", compiled: bool = True
+) -> tuple[Any, list[Any], Any, Any]:
+    """Return a cell's step, under `nnx.jit` or not, its batch, its network and its optimizer."""
     import nnx
     from nnx import nn
 
     problem = problems.make(cell)
-    model = problems.make_model(cell, "numba")
+    model = problems.make_model(cell, device)
     opt = problems.make_optimizer(cell, model)
     loss_of = getattr(nn, cell.loss)
 
-    @nnx.jit
     def step(x: Any, y: Any) -> Any:
         opt.zero_grad()
         loss = loss_of(model(x), y)
@@ -66,33 +106,36 @@ def compiled_step(cell: Cell) -> tuple[Any, list[Any], Any, Any]:
         opt.step()
         return loss
 
-    return step, [nnx.asarray(part, device="numba") for part in (problem.x, problem.y)], model, opt
+    batch = [nnx.asarray(part, device=device) for part in (problem.x, problem.y)]
+    return nnx.jit(step) if compiled else step, batch, model, opt
+
+
+# Peers
 
 
 def numpy_by_hand(cell: Cell) -> Variants:
     """The step written by hand in NumPy, with NumPy's own BLAS and its threads."""
-    from benchmarks.by_hand import Trainer
 
-    def make() -> Variant:
+    def make() -> Work:
         trainer = Trainer(cell, problems.make(cell))
-        return Variant(trainer.step, trainer.reset)
+        return _work(trainer.step, trainer.reset)
 
     return {"default threads": make}
 
 
-def floor(cell: Cell) -> Variants:
+def products(cell: Cell) -> Variants:
     """The matrix products of the step alone, on one thread and on all cores."""
-    from benchmarks.floor import Floor
+    from nnx.benchmarks.floor import Floor
     from nnx.kernels.blas import set_threads
 
-    def make(threads: int) -> Variant:
-        products = Floor(cell)
+    def make(threads: int) -> Work:
+        floor = Floor(cell)
 
         def reset() -> None:
             set_threads(threads)
 
         reset()
-        return Variant(products.step, reset)
+        return Work(floor.step, nothing, reset)
 
     counts = sorted({1, os.cpu_count() or 1})
     return {f"{n} threads" if n > 1 else "1 thread": lambda n=n: make(n) for n in counts}
@@ -101,11 +144,11 @@ def floor(cell: Cell) -> Variants:
 # PyTorch
 
 
-def torch_eager(cell: Cell) -> Variants:
+def torch_eager(cell: Cell, device: str = "cpu") -> Variants:
     """PyTorch as its tutorials write it; its fused optimizer is the other usual setting."""
     return {
-        "default optimizer": lambda: _torch(cell, fused=None, compiled=()),
-        "fused optimizer": lambda: _torch(cell, fused=True, compiled=()),
+        "default optimizer": lambda: _torch(cell, fused=None, compiled=(), device=device),
+        "fused optimizer": lambda: _torch(cell, fused=True, compiled=(), device=device),
     }
 
 
@@ -119,7 +162,9 @@ def torch_compile(cell: Cell) -> Variants:
     }
 
 
-def _torch(cell: Cell, fused: bool | None, compiled: tuple[str, ...]) -> Variant:
+def _torch(
+    cell: Cell, fused: bool | None, compiled: tuple[str, ...], device: str = "cpu"
+) -> Work:
     import torch
     from torch import nn
     from torch.nn import functional
@@ -129,10 +174,10 @@ def _torch(cell: Cell, fused: bool | None, compiled: tuple[str, ...]) -> Variant
     activation = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Identity}[cell.activation]
     for n_in, n_out in zip(cell.sizes, cell.sizes[1:], strict=False):
         layers += [nn.Linear(n_in, n_out), activation()]
-    model = nn.Sequential(*layers[:-1])
+    model = nn.Sequential(*layers[:-1]).to(device)
     rule = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[cell.optimizer]
     opt = rule(model.parameters(), lr=LEARNING_RATE, fused=fused)
-    x, y = torch.from_numpy(problem.x), torch.from_numpy(problem.y)
+    x, y = (torch.from_numpy(part).to(device) for part in (problem.x, problem.y))
     criterion = {
         "cross_entropy": functional.cross_entropy,
         "binary_cross_entropy": functional.binary_cross_entropy_with_logits,
@@ -166,23 +211,23 @@ def _torch(cell: Cell, fused: bool | None, compiled: tuple[str, ...]) -> Variant
                     slot.zero_()
 
     reset()
-    return Variant(step, reset)
+    return _work(step, reset)
 
 
 # JAX
 
 
-def jax_jit(cell: Cell) -> Variants:
+def jax_jit(cell: Cell, platform: str = "cpu") -> Variants:
     """One function of `jax.jit` for the whole step, its state donated."""
-    return {"donated state": lambda: _jax(cell)}
+    return {"donated state": lambda: _jax(cell, platform)}
 
 
-def _jax(cell: Cell) -> Variant:
+def _jax(cell: Cell, platform: str) -> Work:
     import jax
-    import jax.numpy as jnp
 
+    jax.config.update("jax_default_device", jax.devices(platform)[0])
     problem = problems.make(cell)
-    x, y = jnp.asarray(problem.x), jnp.asarray(problem.y)
+    x, y = jax.device_put(problem.x), jax.device_put(problem.y)
     step_of = jax.jit(_jax_step(cell), donate_argnums=0)
     state: Any = None
 
@@ -196,7 +241,7 @@ def _jax(cell: Cell) -> Variant:
         return float(loss)
 
     reset()
-    return Variant(step, reset)
+    return _work(step, reset)
 
 
 def _jax_state(problem: Problem, cell: Cell) -> Any:
@@ -251,12 +296,11 @@ def _jax_step(cell: Cell) -> Callable[..., Any]:
 
 
 TABLE: dict[str, Callable[[Cell], Variants]] = {
-    "nnx": nnx_jit,
-    "numpy": numpy_by_hand,
+    "numpy-by-hand": numpy_by_hand,
     "torch": torch_eager,
+    "torch-cuda": lambda cell: torch_eager(cell, "cuda"),
     "torch-compile": torch_compile,
     "jax": jax_jit,
-    "floor": floor,
+    "jax-cuda": lambda cell: jax_jit(cell, "gpu"),
+    PRODUCTS: products,
 }
-PEERS = {"torch": "torch", "torch-compile": "torch", "jax": "jax"}
-"""The contestants that are here only where a library is installed, and the library."""

@@ -11,7 +11,7 @@ import statistics
 import time
 from typing import Any
 
-from benchmarks.rounds import quartiles
+from nnx.benchmarks.harness import quartiles
 
 SIZES, ROWS, BATCH, EPOCHS = (16, 16, 16, 10), 4096, 32, 20
 STEPS = EPOCHS * ROWS // BATCH

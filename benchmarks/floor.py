@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.problems import Cell
+from nnx.benchmarks.problems import Cell
 from nnx.kernels import blas
 
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rounds import ROOT, quartiles
+from nnx.benchmarks.harness import quartiles
 
-PROGRAMS = {"nnx": "benchmarks.mnist_nnx", "torch": "benchmarks.mnist_torch"}
+PROGRAMS = {"nnx": "nnx.benchmarks.mnist_nnx", "torch": "nnx.benchmarks.mnist_torch"}
 """784-16-16-10 relu, Adam with 1e-3, batches of 32, 5 epochs with shuffling, test accuracy."""
 
 
@@ -36,7 +36,7 @@ def run(name: str, folder: Path) -> tuple[float, float]:
     start = time.perf_counter()
     result = subprocess.run(
         [sys.executable, "-m", PROGRAMS[name]],
-        cwd=ROOT, env={**os.environ, "NNX_DATA_DIR": str(folder)}, capture_output=True, text=True,
+        env={**os.environ, "NNX_DATA_DIR": str(folder)}, capture_output=True, text=True,
     )  # fmt: skip
     time_s = time.perf_counter() - start
     if result.returncode:

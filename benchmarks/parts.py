@@ -19,9 +19,9 @@ import timeit
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
-from benchmarks.contestants import compiled_step
-from benchmarks.problems import CELLS
+from nnx.benchmarks import machine
+from nnx.benchmarks.contestants import compiled_step
+from nnx.benchmarks.problems import CELLS
 
 GEMM_GFLOPS = 110.0
 CACHE_GBS = 64.0

@@ -1,10 +1,11 @@
-"""Training steps on the CPU: `nnx.jit` beside PyTorch, JAX, NumPy by hand, and the GEMMs alone.
+"""Training steps: eager and under `nnx.jit`, beside NumPy by hand, PyTorch, JAX, and the products.
 
     python -m benchmarks.train [--cells 784-16-16-10/32 ...] [--peers torch,jax] [--out]
-    python -m benchmarks.train --check | --first-call | --loop | --mnist [--data-dir DIR]
+    python -m benchmarks.train --loop | --mnist [--data-dir DIR] [--out]
 
-One step is forward, loss, backward and update, with the loss as a Python number at its end.
-README.md in this folder says the method and what the file holds.
+One step is forward, loss, backward and update, with the loss as a Python number at its end. Run as
+a program it sets the compiled step beside the peers, at length, and says which limits are met;
+``nnx bench train`` measures the same cases, on the devices that are named.
 """
 
 from __future__ import annotations
@@ -16,29 +17,50 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
-from benchmarks import epoch_loop, first_call, machine, mnist, problems, rounds
-from benchmarks.contestants import PEERS
-from benchmarks.problems import CELLS, LEARNING_RATE
+from nnx.benchmarks import contestants, epoch_loop, harness, machine, mnist, problems
+from nnx.benchmarks.case import PEERS, Case, Variants
+from nnx.benchmarks.contestants import NAMES, PRODUCTS
+from nnx.benchmarks.problems import CELLS, LEARNING_RATE, Cell
+
+OURS = "numba"
+QUICK = ("784-16-16-10/32/sgd", "4-20-10-3/16/adam")
+CASES = tuple(
+    contestants.case("train", cell, NAMES, OURS, quick=cell.name in QUICK)
+    for cell in CELLS.values()
+)
+
+
+def variants(case: Case, contestant: str) -> Variants:
+    """Return the step by a contestant."""
+    return contestants.variants(case, contestant)
+
+
+def expected(case: Case) -> list[Any]:
+    """Return the losses of the first steps, by NumPy in float64."""
+    return contestants.expected(case)
+
+
+def test_step(benchmark: Any, work: Any) -> None:
+    """Time a step under pytest-benchmark."""
+    work.reset()
+    benchmark(work.run)
+
+
+# The limits
 
 TIMES_NNX = {
     ("784-16-16-10/32", "torch"): 8.0,
     ("4-20-10-3/16", "torch"): 25.0,
-    ("784-16-16-10/32", "numpy"): 2.5,
-    ("784-512-512-10/1024", "floor"): 0.93,
+    ("784-16-16-10/32", "numpy-by-hand"): 2.5,
+    ("784-512-512-10/1024", PRODUCTS): 0.93,
 }
 """How many times nnx's step a contestant's has to take at least; 1 where nothing is said."""
-FIRST_CALL_S = {"cold": 1.5, "warm": 0.35}
 ADDED_US = 2.0
 MNIST_S = 2.0
 MNIST_ACCURACY = 0.94
-CHECKED = {"784-16-16-10/32/sgd": "numpy", "784-512-512-10/1024/sgd": "floor"}
-SLACK = 1.5
-"""`--check` fails where a figure is worse than its limit by half: beyond any machine's noise."""
-TRIES = 3
-"""How often `--check` measures a figure that fails: another process can only slow a step."""
 
-RESULTS = Path(__file__).with_name("results") / "train.json"
-SHORT = {"torch-compile": "compile"}
+RESULTS = Path("benchmarks/results/train.json")
+SHORT = {"torch-compile": "compile", "numpy-by-hand": "by hand"}
 Verdict = dict[str, Any]
 Section = dict[str, Any]
 
@@ -49,21 +71,27 @@ def verdict(figure: str, measured: float, rule: str, limit: float) -> Verdict:
     return {"figure": figure, "measured": measured, "rule": rule, "limit": limit, "met": met}
 
 
-def missed(v: Verdict) -> bool:
-    """Return whether a figure of `--check`, all of them "at least", is worse by more than SLACK."""
-    return bool(v["measured"] < v["limit"] / SLACK)
-
-
 def step_verdicts(cell: Section) -> list[Verdict]:
     """Return the verdicts of a cell: named limits, and that no contestant is faster than nnx."""
     net = cell["name"].rpartition("/")[0]
     found = []
     for name, report in cell["contestants"].items():
-        limit = TIMES_NNX.get((net, name), None if name in ("nnx", "floor") else 1.0)
-        if limit is not None and "over_nnx" in report:
-            figure = f"{cell['name']}: {name} over nnx"
-            found.append(verdict(figure, report["over_nnx"]["median"], "at least", limit))
+        limit = TIMES_NNX.get((net, name), None if name in (OURS, PRODUCTS) else 1.0)
+        if limit is not None and "over" in report:
+            figure = f"{cell['name']}: {name} over {OURS}"
+            found.append(verdict(figure, report["over"]["median"], "at least", limit))
     return found
+
+
+def measure(cell: Cell, names: list[str], rounds: int, wait_s: float) -> Section:
+    """Return the figures of a cell, in processes of its own. Raises: SystemExit for a wrong one."""
+    case = next(case for case in CASES if case.problem is cell)
+    settings = harness.Settings(rounds=rounds, wait_s=wait_s)
+    report = harness.measure("nnx.benchmarks.train", [case], names, settings)[0]
+    for name, found in report["contestants"].items():
+        if found["status"] != "ok":
+            raise SystemExit(f"{name} at {cell.name}: {found['status']}: {found['reason']}")
+    return {**cell._asdict(), **report, "rounds": rounds}
 
 
 # Printing: 80 columns
@@ -83,13 +111,11 @@ def print_cell(cell: Section) -> None:
     """Print the two lines of a cell."""
     found = cell["contestants"].values()
     print(f"{cell['name']:24}" + "".join(f"{_us(c['us']['median']):>9}" for c in found))
-    ratios = [c["over_nnx"]["median"] if "over_nnx" in c else None for c in found]
+    ratios = [c["over"]["median"] if "over" in c else None for c in found]
     shown = "".join(f"{r:>8.2f}x" if r is not None else f"{'':9}" for r in ratios)
     print(f"{'':24}{shown}".rstrip(), flush=True)
     if cell["busy_turns"]:
-        print(
-            f"  {cell['busy_turns']} of {cell['turns']} turns began on a busy machine", flush=True
-        )
+        print(f"  {cell['busy_turns']} turns began on a busy machine", flush=True)
 
 
 def print_seconds(row: Section) -> None:
@@ -114,47 +140,15 @@ def print_verdicts(verdicts: list[Verdict]) -> None:
 
 def run_steps(options: argparse.Namespace, peers: list[str]) -> Section:
     """Measure the chosen cells with all contestants."""
-    names = ["nnx", "numpy", *peers, "floor"]
+    names = [OURS, *peers, PRODUCTS]
     cells, verdicts = [], []
     chosen = problems.select(options.cells)
     print_header(names)
     for cell in chosen:
-        cells.append(rounds.measure(cell, names, options.rounds or 40, options.wait))
+        cells.append(measure(cell, names, options.rounds or 40, options.wait))
         print_cell(cells[-1])
         verdicts += step_verdicts(cells[-1])
     return {"learning_rate": LEARNING_RATE, "cells": cells, "limits": verdicts}
-
-
-def run_check(options: argparse.Namespace) -> Section:
-    """Measure the two figures of continuous integration, without peers."""
-    cells, verdicts = [], []
-    for name, rival in CHECKED.items():
-        for _ in range(TRIES):
-            cell = rounds.measure(CELLS[name], ["nnx", rival], options.rounds or 15, 0)
-            print_header(["nnx", rival])
-            print_cell(cell)
-            if not any(map(missed, step_verdicts(cell))):
-                break
-        cells.append(cell)
-        verdicts += step_verdicts(cell)
-    return {"learning_rate": LEARNING_RATE, "cells": cells, "limits": verdicts}
-
-
-def run_first_call(options: argparse.Namespace, peers: list[str]) -> Section:
-    """Measure the first call of a compiled step in fresh processes."""
-    names = ["nnx", *(p for p in peers if p in first_call.LIBRARIES)]
-    rows = first_call.measure(names, options.rounds or 5)
-    for row in rows:
-        print_seconds(row)
-    ours = [row for row in rows if row["contestant"] == "nnx"]
-    verdicts = [
-        verdict(
-            f"first call, {row['cache']}, seconds", row["seconds"]["median"],
-            "at most", FIRST_CALL_S[row["cache"]],
-        )
-        for row in ours
-    ]  # fmt: skip
-    return {"cell": first_call.CELL.name, "figures": rows, "limits": verdicts}
 
 
 def run_loop(options: argparse.Namespace) -> Section:
@@ -195,49 +189,40 @@ def write(path: Path, mode: str, section: Section) -> None:
 
 
 def chosen_peers(options: argparse.Namespace) -> list[str]:
-    """Return the peers asked for, or those that are installed."""
+    """Return the peers asked for, or those on the CPU that are installed."""
+    cpu = [name for name in PEERS if not name.endswith("-cuda")]
     if options.peers is None:
-        peers = [name for name, module in PEERS.items() if util.find_spec(module)]
-    else:
-        peers = [name for name in options.peers.split(",") if name]
-        if unknown := [name for name in peers if name not in PEERS]:
-            raise SystemExit(
-                f"No peer is named {', '.join(unknown)}; there are {', '.join(PEERS)}."
-            )
-    return [name for name in peers if not (options.no_compile and name == "torch-compile")]
+        return [name for name in cpu if util.find_spec(PEERS[name])]
+    peers = [name for name in options.peers.split(",") if name]
+    if unknown := [name for name in peers if name not in cpu]:
+        raise SystemExit(f"No peer is named {', '.join(unknown)}; there are {', '.join(cpu)}.")
+    return peers
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--check", action="store_true", help="two figures without peers, for CI")
-    mode.add_argument("--first-call", action="store_true", help="compile times, cold and warm")
     mode.add_argument("--loop", action="store_true", help="what the loop of fit adds to a step")
     mode.add_argument("--mnist", action="store_true", help="a whole program on full MNIST")
     parser.add_argument("--cells", nargs="*", default=[], help="cells whose names start so")
     parser.add_argument("--peers", help=f"of {','.join(PEERS)}; default: those installed")
-    parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
     parser.add_argument("--rounds", type=int, help="rounds of steps (40), or runs of processes (5)")
     parser.add_argument(
         "--wait", type=float, default=60, help="seconds a cell may wait for a quiet machine (60)"
     )
     parser.add_argument("--data-dir", type=Path, help="folder of MNIST's four .gz files")
     parser.add_argument(
-        "--out", type=Path, nargs="?", const=RESULTS, help=f"write a JSON file ({RESULTS.name})"
+        "--out", type=Path, nargs="?", const=RESULTS, help=f"write a JSON file ({RESULTS})"
     )
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print, write if asked; with --check, fail where a limit is missed by half."""
+    """Measure, print, write if asked."""
     options = parse(arguments)
     before = machine.describe()
-    if options.check:
-        mode, section = "check", run_check(options)
-    elif options.first_call:
-        mode, section = "first_call", run_first_call(options, chosen_peers(options))
-    elif options.loop:
+    if options.loop:
         mode, section = "loop", run_loop(options)
     elif options.mnist:
         mode, section = "mnist", run_mnist(options, chosen_peers(options))
@@ -246,10 +231,6 @@ def main(arguments: list[str] | None = None) -> int:
     print_verdicts(section["limits"])
     if options.out:
         write(options.out, mode, {"machine": before, **section})
-    failed = [v["figure"] for v in section["limits"] if options.check and missed(v)]
-    if failed:
-        print(f"worse than the limit by half: {', '.join(failed)}", file=sys.stderr)
-        return 1
     return 0
 
 

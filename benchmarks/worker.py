@@ -1,14 +1,15 @@
-"""One contestant in a process of its own: it runs a block of steps when it is told to.
+"""One contestant in a process of its own: it gets a case ready, and times it, when it is told to.
 
-    python -m benchmarks.worker CONTESTANT CELL
+    python -m nnx.benchmarks.worker CONTESTANT
 
-It prints one line of JSON when it is ready, and one for each line that it reads. `rounds` is the
-other end of the pipes.
+It reads commands and prints an answer to each, as lines of JSON; `harness` is the other end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import importlib
 import json
 import math
 import os
@@ -17,77 +18,139 @@ import sys
 import time
 from typing import Any
 
-from benchmarks import contestants
-from benchmarks.contestants import Variant
-from benchmarks.problems import CELLS
+from nnx.benchmarks.case import Case, Work, sampled
 
-CHECKED_STEPS = 10
-BLOCK_S = 0.01
-"""A block of steps takes about this long; before it, half as many are run and not timed."""
 TRIAL_BLOCKS = 7
+SLOW_S = 0.1
+"""A call that takes so long needs no warm-up call before each block."""
+
+Answer = dict[str, Any]
 
 
-def block_s(variant: Variant, steps: int) -> float:
-    """Return the seconds that a number of steps take, from the first weights on.
+def block_s(work: Work, calls: int, slow: bool) -> float:
+    """Return the seconds that a number of calls take, from a fresh start.
 
     Each block is the same computation: long training would end in denormal numbers, which are slow.
+    Half as many calls go before, for the process comes from sleep.
     """
-    step = variant.step
-    variant.reset()
+    if work.seconds is not None:
+        return sum(work.seconds() for _ in range(calls))
+    run = work.run
+    work.reset()
     gc.collect()
     gc.disable()
-    for _ in range(max(steps // 2, 1)):
-        step()
+    for _ in range(0 if slow else max(calls // 2, 1)):
+        run()
     start = time.perf_counter()
-    for _ in range(steps):
-        step()
+    for _ in range(calls):
+        run()
     time_s = time.perf_counter() - start
     gc.enable()
     return time_s
 
 
-def steps_in_block(variant: Variant) -> int:
-    """Return the number of steps that takes BLOCK_S, by the best of a few blocks."""
-    steps = 1
-    while (time_s := min(block_s(variant, steps) for _ in range(3))) < BLOCK_S / 2:
-        steps *= 2
-    return max(math.ceil(steps * BLOCK_S / time_s), 2)
+class Ready:
+    """A case that is ready: its variants, then the fastest of them and its calls a block."""
+
+    def __init__(self, case: Case, variants: dict[str, Work]) -> None:
+        self.case, self.variants = case, variants
+        self.work: Work = next(iter(variants.values()))
+        self.calls, self.slow = 1, False
 
 
-def prepared(contestant: str, cell_name: str) -> tuple[Variant, dict[str, Any]]:
-    """Return the fastest variant of a contestant, and what is to be reported of all."""
-    variants, reports = {}, {}
-    for name, make in contestants.TABLE[contestant](CELLS[cell_name]).items():
-        variant = make()
-        start = time.perf_counter()
-        losses = [variant.step()]
-        first_call_s = time.perf_counter() - start
-        losses += [variant.step() for _ in range(CHECKED_STEPS - 1)]
-        variants[name] = variant
-        reports[name] = {"first_call_s": first_call_s, "losses": losses}
+def opened(module: str, name: str, contestant: str, values: str) -> tuple[Ready, Answer]:
+    """Make a case; run each variant once, and once more for its results, kept in a .npz file."""
+    import numpy as np
+
+    suite = importlib.import_module(module)
+    case = next(case for case in suite.CASES if case.name == name)
+    works, reports, kept = {}, {}, {}
+    for setting, make in suite.variants(case, contestant).items():
+        work = make()
+        first_s = None
+        if work.seconds is None:
+            start = time.perf_counter()
+            work.run()
+            first_s = time.perf_counter() - start
+        works[setting] = work
+        reports[setting] = {"first_call_s": first_s}
+        for i, array in enumerate(work.values()):
+            kept[f"{i}/{setting}"] = sampled(array)
+    np.savez(values, **kept)
+    return Ready(case, works), {"variants": reports}
+
+
+def calls_in_block(work: Work, length_s: float) -> tuple[int, bool]:
+    """Return how many calls take a block's length, by the best of a few; and if each is slow."""
+    first = block_s(work, 1, slow=True)
+    if work.seconds is not None or first >= max(length_s, SLOW_S):
+        return 1, True
+    calls = 1
+    while (time_s := min(block_s(work, calls, False) for _ in range(3))) < length_s / 2:
+        calls *= 2
+    return max(math.ceil(calls * length_s / time_s), 2), False
+
+
+def calibrated(ready: Ready, length_s: float) -> Answer:
+    """Choose the fastest variant, by the median of a few blocks each."""
     gc.collect()
     gc.freeze()
-    steps = {name: steps_in_block(variant) for name, variant in variants.items()}
-    trials: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(TRIAL_BLOCKS if len(variants) > 1 else 1):
-        for name, variant in variants.items():
-            trials[name].append(block_s(variant, steps[name]) / steps[name])
-    for name, times in trials.items():
-        reports[name]["trial_us"] = 1e6 * statistics.median(times)
-    best = min(reports, key=lambda name: reports[name]["trial_us"])
-    return variants[best], {"setting": best, "steps": steps[best], "variants": reports}
+    sizes = {name: calls_in_block(work, length_s) for name, work in ready.variants.items()}
+    best, trials = next(iter(sizes)), {}
+    if len(sizes) > 1:
+        times: dict[str, list[float]] = {name: [] for name in sizes}
+        for _ in range(TRIAL_BLOCKS):
+            for name, (calls, slow) in sizes.items():
+                times[name].append(block_s(ready.variants[name], calls, slow) / calls)
+        trials = {name: 1e6 * statistics.median(found) for name, found in times.items()}
+        best = min(trials, key=lambda name: trials[name])
+    ready.work = ready.variants[best]
+    ready.calls, ready.slow = sizes[best]
+    stats: dict[str, int] = {}
+    with contextlib.suppress(Exception):  # a figure for the report, which can do without
+        stats = ready.work.stats()
+    return {"setting": best, "calls": ready.calls, "trial_us": trials, "stats": stats}
 
 
-def main(contestant: str, cell_name: str) -> None:
-    """Get ready, say so, and time one block for each line that is read."""
+def timed(ready: Ready) -> Answer:
+    """Return the seconds of one block, and those that all its threads computed."""
+    cpu = time.process_time()
+    time_s = block_s(ready.work, ready.calls, ready.slow)
+    return {"time_s": time_s, "cpu_s": time.process_time() - cpu}
+
+
+def _limited(threads: int | None) -> contextlib.AbstractContextManager[Any]:
+    if threads is None:
+        return contextlib.nullcontext()
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(threads)
+
+
+def main(contestant: str) -> None:
+    """Answer commands until there are no more."""
     # What a library prints goes to stderr: stdout is the pipe.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    variant, report = prepared(contestant, cell_name)
-    print(json.dumps(report), file=answers)
-    for _ in sys.stdin:
-        time_s = block_s(variant, report["steps"])
-        print(json.dumps(time_s), file=answers)
+    ready: Ready | None = None
+    for line in sys.stdin:
+        command = json.loads(line)
+        answer: Answer
+        if command["do"] == "open":
+            ready = None
+            gc.unfreeze()
+            ready, answer = opened(
+                command["module"], command["case"], contestant, command["values"]
+            )
+        else:
+            assert ready is not None
+            with _limited(ready.case.threads):
+                answer = (
+                    calibrated(ready, command["length_s"])
+                    if command["do"] == "calibrate"
+                    else timed(ready)
+                )
+        print(json.dumps(answer), file=answers)
 
 
 if __name__ == "__main__":

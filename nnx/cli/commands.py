@@ -154,3 +154,65 @@ def predict(
     from nnx.cli.inference import predict as run_prediction
 
     run_prediction(run, input, device=device, as_json=as_json)
+
+
+def bench(
+    suite: Annotated[
+        str,
+        typer.Argument(
+            metavar="[SUITE]",
+            show_default=False,
+            help="ops, dense, train, overhead, compile, crossover, or all.  [default: all]",
+        ),
+    ] = "all",
+    devices: Annotated[
+        str | None,
+        _option("--devices", "NAMES", "Of loops,numpy,numba,cupy.", "all that are here"),
+    ] = None,
+    peers: Annotated[
+        str | None,
+        _option(
+            "--peers", "NAMES", "Of numpy,torch,torch-compile,jax; or none.",
+            "numpy, and torch and jax where they are installed",
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few cases and rounds: under a minute.")
+    ] = False,
+    rounds: Annotated[
+        int | None, _option("--rounds", "N", "Turns of each contestant.", "15, or 5 if quick")
+    ] = None,
+    profile: Annotated[
+        str | None,
+        _option("--profile", "MODEL", "Instead: the kernels of one training step of a network, "
+                "a directory of nnx train or sizes such as 784-16-16-10.", ""),
+    ] = None,
+    report: Annotated[
+        str | None, _option("--report", "DIRECTORY", "Write report.html and pictures.", "")
+    ] = None,
+    json_file: Annotated[
+        str | None, _option("--json", "FILE", "Write the figures; - for stdout.", "")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Measure loops, vectors, compiled code and GPU side by side, on this machine.
+
+    Each contestant is a process of its own and is checked to compute the same before it is timed;
+    contestants take turns, and medians with their spread are reported. What cannot run here is
+    listed with its reason.
+
+    Example:  nnx bench --quick --report bench
+
+    Example:  nnx bench dense --devices loops,numpy,numba --peers torch
+
+    Example:  nnx bench --profile 784-16-16-10
+    """
+    if profile is not None:
+        from nnx.cli.profiling import profile as run_profile
+
+        run_profile(profile, devices, json_file)
+        return
+    from nnx.cli.bench import bench as run
+
+    run(suite, devices=devices, peers=peers, quick=quick, rounds=rounds, report=report,
+        json_file=json_file)  # fmt: skip
