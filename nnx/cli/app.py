@@ -27,7 +27,11 @@ app = typer.Typer(
 COMMANDS = {
     command.__name__: command
     for command in (
-        commands.devices, commands.train, commands.evaluate, commands.predict, commands.bench,
+        commands.devices,
+        commands.train,
+        commands.evaluate,
+        commands.predict,
+        commands.bench,
     )  # fmt: skip
 }
 for _command in COMMANDS.values():
