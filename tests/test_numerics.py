@@ -218,9 +218,7 @@ def test_mean_loss_of_many_float32_keeps_its_digits(on):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("n", [100, 5_000, 20_000])
-@pytest.mark.parametrize(
-    "kinds", ["arrays", "number first", "number second", "strided", "broadcast"]
-)
+@pytest.mark.parametrize("kinds", ["arrays", "number first", "number second", "strided", "spread"])
 def test_where_chooses_bits(dtype, n, kinds):
     from nnx.backends.numpy_backend import where
 
@@ -235,7 +233,7 @@ def test_where_chooses_bits(dtype, n, kinds):
         y = 1.5
     elif kinds == "strided":
         x, y, condition = np.repeat(x, 2)[::2], y[::-1], np.repeat(condition, 3)[::3]
-    elif kinds == "broadcast":
+    elif kinds == "spread":
         x = x[:1]
     exact = np.where(condition, x, y)
     assert exact.dtype == dtype

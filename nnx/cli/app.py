@@ -32,7 +32,7 @@ COMMANDS = {
         commands.evaluate,
         commands.predict,
         commands.bench,
-    )  # fmt: skip
+    )
 }
 for _command in COMMANDS.values():
     app.command()(_command)
