@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nnx.benchmarks import machine
-from nnx.benchmarks.contestants import compiled_step
+from nnx.benchmarks.contestants import make_step
 from nnx.benchmarks.problems import CELLS
 
 GEMM_GFLOPS = 110.0
@@ -91,7 +91,7 @@ class Step:
 
     def __init__(self, name: str) -> None:
         cell = CELLS[name]
-        step, batch, *self._owners = compiled_step(cell)
+        step, batch, *self._owners = make_step(cell)
         self.kept = [step(*batch) for _ in range(3)]
         self.call = lambda: float(step(*batch))
         repeat = step.repeat
