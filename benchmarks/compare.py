@@ -53,6 +53,11 @@ class Figure(NamedTuple):
         return self.kind == LISTED and self.low == self.high
 
     @property
+    def text(self) -> str:
+        """The value in its unit."""
+        return shown(self.value, self.unit)
+
+    @property
     def interval(self) -> tuple[float, float]:
         """Where it may as well have been."""
         if self.low == self.high and not self.is_count:
@@ -148,7 +153,7 @@ def _file(results: Results) -> File:
     figures: dict[tuple[str, str], Figure] = {}
     if "cases" not in results and "figures" not in results:
         raise ValueError("it has neither cases nor figures.")
-    for figure in [*map(_listed, results.get("figures", [])), *_of_cases(results)]:
+    for figure in [*map(listed, results.get("figures", [])), *_of_cases(results)]:
         key = figure.name, figure.better
         if key in figures:
             raise ValueError(f"{figure.name!r} is in it twice.")
@@ -166,7 +171,8 @@ def _file(results: Results) -> File:
     return File(dict(results.get("machine", {})), figures, frozenset(cases), status, reasons)
 
 
-def _listed(entry: dict[str, Any]) -> Figure:
+def listed(entry: dict[str, Any]) -> Figure:
+    """Return an entry of ``figures``. Raises: LookupError, TypeError, ValueError if it is none."""
     low, high = entry["quartiles"]
     if entry["better"] not in ("lower", "higher"):
         raise ValueError(f"{entry['name']!r} is better neither lower nor higher.")
@@ -242,10 +248,10 @@ class Comparison:
         lines = []
         for pair in self.pairs:
             if pair.old.kind in kinds and pair.is_too_bad(factor):
-                old, new = shown(pair.old), shown(pair.new)
-                lines.append(f"{pair.old.name}: {old} -> {new}, limit {_limit(pair, factor)}")
+                lines.append(f"{pair.old.name}: {pair.old.text} -> {pair.new.text}, "
+                             f"limit {_limit(pair, factor)}")  # fmt: skip
         gone = (f for f in self.gone if f.kind in kinds)
-        return lines + [f"{f.name}: {shown(f)} -> gone" for f in gone]
+        return lines + [f"{f.name}: {f.text} -> gone" for f in gone]
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -260,25 +266,22 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _limit(pair: Pair, factor: float) -> str:
-    higher = pair.old.better == "higher"
-    limit = shown(pair.old, pair.old.value / factor if higher else pair.old.value * factor)
-    return f"{'above' if higher else 'below'} {limit}" if pair.is_count else limit
+    old = pair.old
+    limit = shown(old.value * factor if old.better == "lower" else old.value / factor, old.unit)
+    return f"{'below' if old.better == 'lower' else 'above'} {limit}" if pair.is_count else limit
 
 
 # Printing: 80 columns
 
 
-def shown(figure: Figure, value: float | None = None) -> str:
-    """Return a figure's value, or another of its unit, in at most ten columns."""
-    x = figure.value if value is None else value
-    if figure.unit == "us":
+def shown(x: float, unit: str) -> str:
+    """Return a value in its unit, in at most ten columns."""
+    if unit == "us":
         scale, unit = (1, "us") if x < 1e4 else (1e-3, "ms") if x < 1e7 else (1e-6, "s")
         return f"{_digits(scale * x)} {unit}"
-    if figure.unit == "share":
+    if unit == "share":
         return f"{100 * x:.1f} %"
-    if figure.is_count and x == int(x):
-        return f"{x:,.0f}" if x < 1e9 else f"{x:.3e}"
-    return _digits(x)
+    return f"{x:,.0f}" if unit == "count" and x == int(x) and x < 1e8 else _digits(x)
 
 
 def _digits(x: float) -> str:
@@ -326,7 +329,7 @@ def lines(compared: Comparison) -> list[str]:
         pairs = [p for p in compared.moved if (p.old.kind == TIME) == is_time]
         found += [title] if pairs else []
         for pair in pairs:
-            head = (f"{pair.word:7}{_change(pair):>8} {shown(pair.old):>10} {shown(pair.new):>10}"
+            head = (f"{pair.word:7}{_change(pair):>8} {pair.old.text:>10} {pair.new.text:>10}"
                     f"  ")  # fmt: skip
             found += _wrapped(head, pair.old.name)
     for word, figures, other in (
