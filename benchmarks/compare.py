@@ -308,12 +308,12 @@ def _origin(word: str, machine: dict[str, Any]) -> list[str]:
     parts = [machine.get("date"), machine.get("commit")]
     if "cores" in machine:
         parts.append(f"{machine['cores']} cores of {machine.get('cpu')}")
-    return _wrapped(f"{word}  ", ", ".join(str(part) for part in parts if part))
+    return _wrapped(f"{word:8}", ", ".join(str(part) for part in parts if part))
 
 
 def lines(compared: Comparison) -> list[str]:
     """Return all that is to be said of two files."""
-    found = [*_origin("old", compared.old.machine), *_origin("new", compared.new.machine)]
+    found = [*_origin("before", compared.old.machine), *_origin("after", compared.new.machine)]
     if compared.differences:
         found += _wrapped(
             "", f"other machine: {'; '.join(compared.differences)}. Times are not judged: only "
