@@ -150,8 +150,9 @@ def made_up(monkeypatch):
     def use(**values):
         def measure(ratio, settings):
             value = values.get(ratio.contestant, [1.0])
-            value = value[min(len([r for r in taken if r is ratio]), len(value) - 1)]
-            taken.append(ratio)
+            tries = [r for r, _ in taken if r is ratio]
+            value = value[min(len(tries), len(value) - 1)]
+            taken.append((ratio, settings.wait_s))
             return {"name": ratio.name, "value": value, "quartiles": [value * 0.95, value * 1.05],
                     "better": ratio.better, "unit": "ratio",
                     "us": {ratio.contestant: 12345.6, ratio.over: 123456.7}}  # fmt: skip
@@ -190,10 +191,11 @@ def test_first_file_needs_none_before(made_up, tmp_path):
     ],
 )
 def test_ratio_that_fails_is_measured_again(made_up, values, tries, best):
-    made_up(numpy=values)
+    taken = made_up(numpy=values)
     before = {EAGER.name: ratios.counted(EAGER.name, 2.0) | {"quartiles": [1.9, 2.1]}}
     found = ratios.best_of_tries(EAGER, harness.QUICK, before)
     assert (found["tries"], found["value"]) == (tries, best)
+    assert [wait_s for _, wait_s in taken] == [0, *[ratios.WAIT_S] * (tries - 1)]
 
 
 def test_best_of_a_ratio_that_should_be_high_is_the_highest(made_up):
