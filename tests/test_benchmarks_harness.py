@@ -8,7 +8,7 @@ import pytest
 
 import nnx
 from nnx.backends.numpy_backend import NumpyBackend
-from nnx.benchmarks import harness, rates, suite
+from nnx.benchmarks import harness, rates, suite, worker
 from nnx.benchmarks.case import Case, difference, on_device, sampled
 from nnx.benchmarks.harness import Settings, measure
 from nnx.benchmarks.worker import block_s, calls_in_block
@@ -33,8 +33,12 @@ def figures(names, settings=TINY, cases=None):
     return measure(FAKES, cases or [case()], names, settings)
 
 
-def test_twice_the_time_is_reported_as_twice():
-    (report,) = figures(["plain", "twice"])
+@pytest.mark.parametrize(
+    "clock", ["made up", pytest.param("real", marks=pytest.mark.slow)]
+)  # fmt: skip
+def test_twice_the_time_is_reported_as_twice(clock, monkeypatch):
+    monkeypatch.setenv("BENCH_FAKES_CLOCK", clock)
+    (report,) = figures(["plain", "twice"], TINY._replace(rounds=15))
     found = report["contestants"]["twice"]
     assert found["over"]["reference"] == "plain"
     assert found["over"]["median"] == pytest.approx(2, rel=0.1)
@@ -131,10 +135,11 @@ def test_what_is_timed_ends_when_the_device_is_done():
     np.testing.assert_array_equal(work.values()[0], [2, 2, 2])
 
 
-def test_a_block_is_as_long_as_asked():
+def test_a_block_is_as_long_as_asked(monkeypatch):
+    monkeypatch.setattr(worker, "time", bench_fakes.CLOCK)
     work = next(iter(bench_fakes.variants(case(), "plain").values()))()
     assert calls_in_block(work, 5 * bench_fakes.UNIT_S) == (5, False)
-    slow = work._replace(run=lambda: bench_fakes._spin(0.11))
+    slow = work._replace(run=lambda: bench_fakes._spend(0.11))
     assert calls_in_block(slow, 0.01) == (1, True)
 
 

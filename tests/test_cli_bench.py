@@ -96,5 +96,7 @@ def test_folder_that_is_a_file_is_told_before_it_begins(capsys, tmp_path, option
 
 def test_all_devices_and_peers_are_the_default():
     assert {"loops", "numpy", "numba", "cupy"} == set(suite.DEVICES)
-    assert "numpy-by-hand" in suite.default_peers()
-    assert "torch-compile" not in suite.default_peers()
+    assert suite.default_peers(quick=True) == ["numpy-by-hand"]
+    found = suite.default_peers(quick=False)
+    assert found[0] == "numpy-by-hand" and "torch-compile" not in found
+    assert ("torch" in found) is (harness.absent(["torch"]) == {})

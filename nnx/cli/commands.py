@@ -175,7 +175,7 @@ def bench(
             "--peers",
             "NAMES",
             "Of numpy,torch,torch-compile,jax; or none.",
-            "numpy, and torch and jax where they are installed",
+            "numpy; if not quick torch and jax too, where installed",
         ),
     ] = None,
     quick: Annotated[
