@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
-else:
-    Figure = Any
 
 WIDTH_IN = 7.0
 INK = "#010203"
 """Text and axes; in the SVG it becomes the colour of the text around it."""
-RC = {
+RC: dict[str, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.family": "DejaVu Sans",
@@ -40,7 +38,7 @@ class Style(NamedTuple):
     colour: str
     marker: str
     hatch: str
-    line: str
+    line: Any
 
 
 STYLES = {
@@ -48,7 +46,7 @@ STYLES = {
     "loops": Style("#d55e00", "s", "////", "--"),
     "numpy": Style("#56b4e9", "o", "\\\\\\\\", "-."),
     "numba": Style("#009e73", "D", "", "-"),
-    "cupy": Style("#cc79a7", "*", "xxxx", (0, (5, 1, 1, 1, 1, 1))),  # type: ignore[arg-type]
+    "cupy": Style("#cc79a7", "*", "xxxx", (0, (5, 1, 1, 1, 1, 1))),
     "numpy-by-hand": Style("#0072b2", "P", "++++", "-"),
     "torch": Style("#e69f00", "^", "----", "-"),
     "torch-compile": Style("#a6761d", ">", "oooo", "-"),

@@ -45,6 +45,15 @@ def plain(text: object) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
+def short_name(name: str) -> str:
+    """Return the name of a contestant as it stands over a column or beside a marker.
+
+    >>> short_name("torch-compile")
+    't.compile'
+    """
+    return plain(SHORT.get(name, name))
+
+
 def three_figures(value: float) -> str:
     """Return a number with three figures, without an exponent.
 

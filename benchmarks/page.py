@@ -78,7 +78,8 @@ def cell(value: object) -> str:
 
 def _section(key: str, title: str, body: str) -> str:
     name = escape(plain(key))
-    return f'<section aria-labelledby="{name}">\n<h2 id="{name}">{cell(title)}</h2>\n{body}\n</section>'
+    heading = f'<h2 id="{name}">{cell(title)}</h2>'
+    return f'<section aria-labelledby="{name}">\n{heading}\n{body}\n</section>'
 
 
 def _table(header: str, bodies: Iterable[str], label: str) -> str:
@@ -118,7 +119,7 @@ def _machine(results: Results) -> str:
 
 
 def _method(results: Results) -> str:
-    notes = "".join(f"\n<p><strong>{cell(note)}</strong></p>" for note in figures.runs_text(results))
+    notes = "".join(f"\n<p><strong>{cell(n)}</strong></p>" for n in figures.runs_text(results))
     mark = (
         f"\n<p>~ marks a figure whose quartiles lie further apart than {figures.WIDE:.0%} of it: "
         "it is uncertain.</p>"
@@ -160,8 +161,10 @@ def _steps_table(cases: list[Results]) -> str:
 
 
 def _ratio_to_peer(found: Results | None, ratio: Results | None) -> str:
+    if found is None:
+        return "<td></td>"
     if ratio is None:
-        return "<td></td>" if found is None else f'<td class="{_kind(found)}">{cell(found["status"])}</td>'
+        return f'<td class="{_kind(found)}">{cell(found["status"])}</td>'
     return (
         f"<td>{figures.wide_mark(ratio)}{three_figures(ratio['median'])} "
         f'<br><span class="quartiles">{_range(ratio, three_figures)}</span></td>'

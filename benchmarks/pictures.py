@@ -9,11 +9,14 @@ import io
 import re
 from collections.abc import Callable
 from html import escape
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nnx.benchmarks import figures, roofs
-from nnx.benchmarks.drawing import INK, RC, Figure, legend, mark, new_figure, style
+from nnx.benchmarks.drawing import INK, RC, legend, mark, new_figure, style
 from nnx.benchmarks.figures import OURS, Results, plain, three_figures, time_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
 
 
 class Picture(NamedTuple):
@@ -39,7 +42,8 @@ def draw(results: Results) -> list[Picture]:
 
     found = []
     for name, drawing in DRAWINGS.items():
-        with matplotlib.rc_context({**RC, "svg.hashsalt": f"nnx {name}"}):
+        options: Any = {**RC, "svg.hashsalt": f"nnx {name}"}
+        with matplotlib.rc_context(options):
             drawn = drawing.draw(results)
             if drawn is not None:
                 figure, description = drawn
@@ -229,9 +233,7 @@ def crossover(results: Results) -> tuple[Figure, str] | None:
     )
 
 
-def _draw_map(
-    panel: Any, grid: figures.Grid, widths: list[int], batches: list[int]
-) -> None:
+def _draw_map(panel: Any, grid: figures.Grid, widths: list[int], batches: list[int]) -> None:
     from matplotlib.patches import Rectangle  # type: ignore[import-not-found, unused-ignore]
 
     for (width, batch), times in grid.items():
@@ -258,7 +260,7 @@ def _draw_map(
 
 def _draw_lines(panel: Any, grid: figures.Grid, batch: int) -> None:
     for name in OURS:
-        points = [(w, times[name]) for (w, b), times in grid.items() if b == batch and name in times]
+        points = [(w, us[name]) for (w, b), us in grid.items() if b == batch and name in us]
         if not points:
             continue
         look = style(name)
@@ -300,10 +302,10 @@ def steps(results: Results) -> tuple[Figure, str] | None:
     panel.tick_params(axis="y", length=0)
     panel.set_xscale("log")
     panel.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-    panel.xaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:g}".strip("0.")[0] in "25" else "")
+    panel.xaxis.set_minor_formatter(lambda x, _: f"{x:g}" if re.search("[25]", f"{x:g}") else "")
     panel.grid(axis="x", alpha=0.25, color=INK, linewidth=0.5)
     panel.set_xlabel("time of a step over the best peer's (logarithmic): left of 1 is faster")
-    legend(figure, {figures.SHORT.get(name, name): name for name in shown} | {"floor": "floor"})
+    legend(figure, {figures.short_name(name): name for name in shown} | {"floor": "floor"})
     return figure, (
         f"The times of {len(cases)} training steps over those of the best peer, at the line of 1; "
         "thin lines are the quartiles. Products are the step's matrix products alone, and the "
@@ -315,7 +317,7 @@ def steps(results: Results) -> tuple[Figure, str] | None:
 def _peer(case: Results) -> str:
     name = figures.best_peer(case) or ""
     time = time_text(figures.timed(case)[name]["us"]["median"])
-    return f"{figures.SHORT.get(name, name)}, {time}"
+    return f"{figures.short_name(name)}, {time}"
 
 
 def _draw_ratios(panel: Any, row: int, case: Results, names: list[str]) -> None:

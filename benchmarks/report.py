@@ -9,7 +9,8 @@ from nnx.benchmarks import figures
 from nnx.benchmarks.figures import Results
 
 COLUMNS = 80
-GAP = 2
+GAP, HEADER = 2, 9
+"""The space before a column, and the letters of its name at most."""
 LABEL = 28
 """A longer name of a case stands on a line of its own."""
 LISTED = 3
@@ -31,6 +32,7 @@ def write(results: Results, folder: Path) -> Path:
     from nnx.benchmarks import page, pictures
 
     drawn = pictures.draw(results)
+    folder.mkdir(parents=True, exist_ok=True)
     for picture in drawn:
         (folder / f"{picture.name}.svg").write_text(pictures.standalone(picture), encoding="utf-8")
         (folder / f"{picture.name}.png").write_bytes(picture.png)
@@ -40,7 +42,9 @@ def write(results: Results, folder: Path) -> Path:
 
 
 def _wrapped(line: str, indent: str = "") -> str:
-    return textwrap.fill(figures.plain(line), COLUMNS, subsequent_indent=indent)
+    return textwrap.fill(
+        figures.plain(line), COLUMNS, subsequent_indent=indent, break_on_hyphens=False
+    )
 
 
 def _head(results: Results) -> str:
@@ -53,9 +57,10 @@ def _head(results: Results) -> str:
 
 def _suite(name: str, cases: list[Results]) -> str:
     """Return the table of a suite: as many as the columns need, one below the other."""
-    rows = [row for case in cases for row in _rows(case, figures.names_of(cases))]
-    header = ["", *(figures.SHORT.get(n, n) for n in figures.names_of(cases))]
-    label = max(len(row[0]) for row in rows if len(row[0]) <= LABEL)
+    names = figures.names_of(cases)
+    rows = [row for case in cases for row in _rows(case, names)]
+    header = ["", *map(_short, names)]
+    label = max((len(row[0]) for row in rows if len(row[0]) <= LABEL), default=LABEL)
     widths = [max(map(len, column)) + GAP for column in list(zip(header, *rows, strict=True))[1:]]
     title = _wrapped(f"{name}: the median time of a call, and how many times the reference's it is")
     tables = []
@@ -65,14 +70,17 @@ def _suite(name: str, cases: list[Results]) -> str:
     return "\n".join([title, "\n\n".join(tables)])
 
 
+def _short(name: str) -> str:
+    return figures.short_name(name)[:HEADER]
+
+
 def _rows(case: Results, names: list[str]) -> list[Row]:
     """Return the lines of a case: times, ratios to the reference, shares of the floor's speed."""
     found = [case["contestants"].get(name, {}) for name in names]
     times = [_time(report) for report in found]
     rows = [[figures.plain(case["name"]), *times]]
     if any("over" in report for report in found):
-        reference = figures.SHORT.get(case["reference"], case["reference"])
-        rows.append([f"  over {figures.plain(reference)}", *map(_ratio, found)])
+        rows.append([f"  over {_short(case['reference'])}", *map(_ratio, found)])
     if "floor_us" in case:
         floor = figures.time_text(case["floor_us"])
         rows.append([f"  of the floor, {floor}", *map(_share, found)])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nnx.benchmarks import figures
-from nnx.benchmarks.drawing import INK, WIDTH_IN, Figure, legend, mark, new_figure
+from nnx.benchmarks.drawing import INK, WIDTH_IN, legend, mark, new_figure
 from nnx.benchmarks.figures import OURS, Kernel, Results, plain, size_text, three_figures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
 
 PANEL_IN, SMALL_IN, FEW = 4.4, 3.2, 6
 """The height of a panel, and that of one with few kernels."""
@@ -175,13 +178,11 @@ def _draw_slope(axes: Any, panel: Panel, level: Level, peak: float) -> list[Box]
     )  # fmt: skip
     width = LETTER * len(label)
     across = (start[0] + width * math.cos(turned), start[1] + width * math.sin(turned))
-    lifted = [(x, y + FONT) for x, y in (start, across)]
-    return [*_along(start, end), *_along(*lifted, FONT)]
+    low, high = ((x, y + FONT) for x, y in (start, across))
+    return [*_along(start, end), *_along(low, high, FONT)]
 
 
-def _along(
-    start: tuple[float, float], end: tuple[float, float], thickness: float = 2
-) -> list[Box]:
+def _along(start: tuple[float, float], end: tuple[float, float], thickness: float = 2) -> list[Box]:
     """Return boxes that cover a line."""
     n = max(int(math.dist(start, end) / 4), 1)
     (x0, y0), (x1, y1) = start, end
@@ -192,8 +193,10 @@ def _along(
 
 
 def _draw_kernels(axes: Any, panel: Panel, kernels: list[Kernel], taken: list[Box]) -> None:
-    for kernel in kernels:
-        axes.plot([kernel.intensity], [kernel.gflops], linestyle="", **mark(kernel.device))
+    for name in OURS:
+        points = [(k.intensity, k.gflops) for k in kernels if k.device == name]
+        if points:
+            axes.plot(*zip(*points, strict=True), linestyle="", **mark(name))
     taken = taken + [_box(*panel.points(k.intensity, k.gflops), 8, 8) for k in kernels]
     for name, kernel in sorted(_labels(kernels).items(), key=lambda item: item[1].intensity):
         _draw_label(axes, panel, kernel, plain(name), taken)
