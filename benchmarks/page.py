@@ -153,7 +153,7 @@ def _steps_table(cases: list[Results]) -> str:
         cells = [_ratio_to_peer(case["contestants"].get(n), ratios.get(n)) for n in names]
         bodies.append(
             f'<tr><th scope="row" class="case">{cell(case["name"])}</th>'
-            f'<td class="text">{cell(peer)}</td>{"".join(cells)}</tr>'
+            f'<td class="name">{cell(peer)}</td>{"".join(cells)}</tr>'
         )
     label = "Times of training steps over the best peer's, with quartiles"
     note = "Times over the best peer's median: the median and the quartiles. Below 1 is faster."

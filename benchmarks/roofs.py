@@ -213,6 +213,8 @@ def _draw_label(axes: Any, panel: Panel, kernel: Kernel, name: str, taken: list[
             break
     taken.append(box)
     is_far = max(abs(dx) - width / 2, abs(dy)) > 12
+    if is_far:
+        taken += _along((x, y), (x + dx, y + dy))
     axes.annotate(
         name, (kernel.intensity, kernel.gflops), (dx, dy), textcoords="offset points",
         fontsize=FONT, ha="center", va="center",

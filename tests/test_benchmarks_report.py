@@ -175,7 +175,7 @@ def test_wins_are_told_for_each_batch():
 
 def test_winner_is_close_where_quartiles_overlap():
     assert figures.winner({"a": timed(1.0)["us"], "b": timed(2.0)["us"]}) == ("a", 2.0, False)
-    assert figures.winner({"a": timed(1.05)["us"], "b": timed(1.0)["us"]}).is_close
+    assert figures.winner({"a": timed(1.08)["us"], "b": timed(1.0)["us"]}).is_close
     assert figures.winner({"a": timed(1.0)["us"]}) == ("a", None, False)
 
 
@@ -249,8 +249,9 @@ def test_text_explains_marks_only_where_there_are_some(results):
 def test_text_shows_each_status_with_its_reason(results):
     text = report.text(results)
     flat = " ".join(text.split())
-    for word in figures.STATUS.values():
-        assert re.search(rf"\b{word}\b", text)
+    tables = text[: text.index("\n~ ")]
+    for word in ("absent", "not run", "wrong", "crashed"):
+        assert re.search(rf"\b{word}\b", tables)
     for case in results["cases"]:
         for name, found in case["contestants"].items():
             if found["status"] in ("unavailable", "wrong", "crashed"):
@@ -269,11 +270,11 @@ def test_text_begins_with_machine_and_rates(results):
 
 def test_pictures_have_something_on_them(folder):
     for name in pictures.DRAWINGS:
-        image = np.asarray(Image.open(folder / f"{name}.png").convert("RGB"), float)
+        image = np.asarray(Image.open(folder / f"{name}.png").convert("RGBA"), float)
         assert min(image.shape[:2]) > 300
-        assert image.std() > 20
+        assert image[..., :3].std() > 20
         corners = image[[0, 0, -1, -1], [0, -1, 0, -1]]
-        assert (corners == 255).all()  # white, to be read on a dark page too
+        assert (corners == 255).all()  # white and opaque, to be read on a dark page too
 
 
 def test_pictures_are_whole_files_without_links(folder):
