@@ -58,26 +58,54 @@ def permute_dims(x: Any, axes: Any) -> Any:
 
 
 BITS = {np.dtype(np.float32): np.dtype(np.int32), np.dtype(np.float64): np.dtype(np.int64)}
-FEW = 1 << 10
-"""Elements for which `numpy.where` is fast enough."""
+FEW, MANY = 1 << 10, 1 << 13
+"""Elements for which `numpy.where` is fast enough, beside a product and beside bit operations."""
 
 
 def where(condition: Any, x: Any, y: Any, out: Any = None) -> Any:
     """Return x where the condition holds, else y.
 
-    Floats become 0 by a product of their bits with 0 or 1: `numpy.where` waits at each choice that
-    the processor did not foresee, and takes up to 15 times as long.
+    `numpy.where` waits at each choice that the processor did not foresee, and takes up to 15 times
+    as long: so floats become 0 by a product of their bits with 0 or 1, and others are chosen by
+    masks of bits.
     """
-    if y.__class__ is float and x.__class__ is condition.__class__ is np.ndarray:
-        big = x.dtype in BITS and (out is not None or x.size > FEW)
-        if big and y == 0 and math.copysign(1.0, y) > 0 and condition.dtype == np.bool_:
-            bits = BITS[x.dtype]
-            if out is None:
-                return np.multiply(x.view(bits), condition).view(x.dtype)
-            np.multiply(x.view(bits), condition, out=out.view(bits))
-            return out
+    if condition.__class__ is np.ndarray and condition.dtype == np.bool_:
+        if y.__class__ is float and x.__class__ is np.ndarray:
+            big = x.dtype in BITS and (out is not None or x.size > FEW)
+            if big and y == 0 and math.copysign(1.0, y) > 0:
+                bits = BITS[x.dtype]
+                if out is None:
+                    return np.multiply(x.view(bits), condition).view(x.dtype)
+                np.multiply(x.view(bits), condition, out=out.view(bits))
+                return out
+        if condition.size > MANY and (found := _masked(condition, x, y)) is not None:
+            return found if out is None else astype(found, out.dtype, out=out)
     result = np.where(condition, x, y)
     return result if out is None else astype(result, out.dtype, out=out)
+
+
+def _masked(condition: Any, x: Any, y: Any) -> Any:
+    """Return x where the condition holds, else y, chosen by bits; None where that does not fit.
+
+    It fits for floats of one type: arrays of the condition's shape, or one of them a number.
+    """
+    arrays = [a for a in (x, y) if a.__class__ is np.ndarray]
+    if not arrays or any(a.shape != condition.shape for a in arrays):
+        return None
+    dtype = arrays[0].dtype
+    if dtype not in BITS or arrays[-1].dtype != dtype:
+        return None
+    if any(a.__class__ not in (float, np.ndarray) for a in (x, y)):
+        return None
+    bits = BITS[dtype]
+    first, second = (
+        a.view(bits) if a.__class__ is np.ndarray else dtype.type(a).view(bits) for a in (x, y)
+    )
+    mask = np.negative(condition.view(np.int8)).astype(bits)
+    chosen = np.bitwise_xor(first, second)
+    chosen &= mask
+    chosen ^= second
+    return chosen.view(dtype)
 
 
 def concat(*arrays: Any, axis: int | None = 0, out: Any = None) -> Any:

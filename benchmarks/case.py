@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 DEVICES = ("loops", "numpy", "numba", "cupy")
-"""The contestants that are nnx: its eager arithmetic on loops and numpy, `nnx.jit` on the others."""
+"""The contestants that are nnx: eager arithmetic on loops and numpy, `nnx.jit` on the others."""
 PEERS = {
     "numpy-by-hand": "numpy",
     "torch": "torch",

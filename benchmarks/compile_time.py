@@ -7,7 +7,9 @@ The clock starts when the libraries are imported and the model and its data are 
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -67,13 +69,14 @@ def first_call_s(contestant: str, cell: str, cache: Path) -> float:
 
 
 def _work(contestant: str, problem: Problem) -> Work:
-    kept = tempfile.TemporaryDirectory(prefix="nnx-bench-")
+    kept = Path(tempfile.mkdtemp(prefix="nnx-bench-"))
+    atexit.register(shutil.rmtree, kept, ignore_errors=True)
     if problem.warm:
-        first_call_s(contestant, problem.cell, Path(kept.name))
+        first_call_s(contestant, problem.cell, kept)
 
     def seconds() -> float:
         if problem.warm:
-            return first_call_s(contestant, problem.cell, Path(kept.name))
+            return first_call_s(contestant, problem.cell, kept)
         with tempfile.TemporaryDirectory(prefix="nnx-bench-") as empty:
             return first_call_s(contestant, problem.cell, Path(empty))
 

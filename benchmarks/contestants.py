@@ -162,9 +162,7 @@ def torch_compile(cell: Cell) -> Variants:
     }
 
 
-def _torch(
-    cell: Cell, fused: bool | None, compiled: tuple[str, ...], device: str = "cpu"
-) -> Work:
+def _torch(cell: Cell, fused: bool | None, compiled: tuple[str, ...], device: str = "cpu") -> Work:
     import torch
     from torch import nn
     from torch.nn import functional

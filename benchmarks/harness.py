@@ -28,7 +28,7 @@ SEVERAL_THREADS = 1.2
 LOOK_S = 0.05
 QUIET_SHARE = 0.15
 """Where others keep more than this share of the cores busy, steps of several threads stall."""
-LOOPED_NS = 400.0
+LOOPED_NS = 150.0
 """What a scalar operation in Python loops takes at most, as a first guess."""
 MIN_TURNS = 3
 
@@ -51,7 +51,7 @@ class Settings(NamedTuple):
     wait_s: float = 0.0
 
 
-QUICK = Settings(rounds=5, length_s=0.004, looped_s=0.15, case_s=0.3, limit_s=30.0)
+QUICK = Settings(rounds=5, length_s=0.004, looped_s=0.5, case_s=0.5, limit_s=60.0)
 
 
 class StoppedError(Exception):
@@ -315,9 +315,10 @@ def measure(
                 before = looped.setdefault(name, {})
                 if name in missing:
                     match.found[name] = {"status": "unavailable", "reason": missing[name]}
-                elif name in ("loops", WITH_LOOPS) and (
-                    guess := looped_guess_s(case, before)
-                ) > settings.looped_s:
+                elif (
+                    name in ("loops", WITH_LOOPS)
+                    and (guess := looped_guess_s(case, before)) > settings.looped_s
+                ):
                     match.found[name] = {
                         "status": "not run",
                         "reason": f"a call would take about {guess:.1g} s, more than the "

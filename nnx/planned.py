@@ -6,9 +6,8 @@ The calls are written out once as a Python function, and bound for each set of s
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from nnx import dtypes, shapes
@@ -29,7 +28,7 @@ from nnx.graph import (
 from nnx.memory import Span, placed
 from nnx.op import OPS
 from nnx.passes import KEPT, common_subexpressions, dead_code, key_of, lower, simplified
-from nnx.scalar import Env, Scalar, resolve
+from nnx.scalar import Env, names_in, resolve
 
 LINE_BYTES = 64
 SETTINGS_KEPT = 16
@@ -101,19 +100,8 @@ class Planned:
 def _sizes(graph: Graph) -> tuple[str, ...]:
     """Return the scalars that the sizes of arrays are made of."""
     known = [*graph.inputs, *(eqn.out for eqn in graph.eqns)]
-    used = {name for x in known for n in x.shape for name in _scalars(n)}
+    used = {name for x in known for n in x.shape for name in names_in(n)}
     return tuple(name for name in graph.scalars if name in used)
-
-
-def _scalars(x: Any) -> Iterator[str]:
-    """Yield the names of the scalars in a number, or in a structure of them."""
-    if isinstance(x, Scalar):
-        yield from re.findall(r"\b[A-Za-z_]\w*", x.text)
-    elif isinstance(x, tuple | list):
-        for item in x:
-            yield from _scalars(item)
-    elif isinstance(x, slice):
-        yield from _scalars((x.start, x.stop, x.step))
 
 
 def _function(source: str) -> Any:
@@ -225,7 +213,7 @@ class Text:
         return all(x in self._constant for x in eqn.vars) or self._is_static_view(eqn)
 
     def _is_fixed(self, x: Any) -> bool:
-        return self._fixed.issuperset(_scalars(x))
+        return self._fixed.issuperset(names_in(x))
 
     def _is_static_view(self, eqn: Eqn) -> bool:
         if eqn.op.name not in self._backend.views or len(eqn.inputs) != 1:
@@ -306,7 +294,7 @@ class Text:
             return self._attr(x)
         if self._is_fixed(x):
             return self._number(x, kind)
-        self._read.update(_scalars(x))
+        self._read.update(names_in(x))
         return self._cells.setdefault((x.text, kind), f"s{len(self._cells)}")
 
     def _kind_of_numbers(self, eqn: Eqn) -> Any:
@@ -329,7 +317,7 @@ class Text:
         if isinstance(x, slice):
             parts = ", ".join(self._attr(part) for part in (x.start, x.stop, x.step))
             return f"slice({parts})"
-        self._read.update(_scalars(x))
+        self._read.update(names_in(x))
         return str(x.text)
 
     def _number(self, x: Any, kind: Any) -> str:

@@ -214,3 +214,31 @@ def test_mean_loss_of_many_float32_keeps_its_digits(on):
     got = nnx.mse(y, nnx.zeros(n, device=on), reduction="sum").item()
     wanted = mp.mpf(float(np.float32(float(np.float32(0.1)) ** 2))) * n
     assert abs(got - wanted) / wanted < 1e-7
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [100, 5_000, 20_000])
+@pytest.mark.parametrize("kinds", ["arrays", "number first", "number second", "strided", "spread"])
+def test_where_chooses_bits(dtype, n, kinds):
+    from nnx.backends.numpy_backend import where
+
+    rng = np.random.default_rng(0)
+    odd = np.array([np.nan, -np.nan, np.inf, -np.inf, -0.0, 0.0, 1e-40], dtype)
+    x, y = (np.where(rng.random(n) < 0.3, rng.choice(odd, n), rng.normal(size=n)).astype(dtype)
+            for _ in range(2))  # fmt: skip
+    condition = rng.random(n) < 0.5
+    if kinds == "number first":
+        x = -0.0
+    elif kinds == "number second":
+        y = 1.5
+    elif kinds == "strided":
+        x, y, condition = np.repeat(x, 2)[::2], y[::-1], np.repeat(condition, 3)[::3]
+    elif kinds == "spread":
+        x = x[:1]
+    exact = np.where(condition, x, y)
+    assert exact.dtype == dtype
+    found, given = where(condition, x, y), np.empty(n, dtype)
+    assert where(condition, x, y, out=given) is given
+    bits = f"i{exact.itemsize}"
+    np.testing.assert_array_equal(found.view(bits), exact.view(bits))
+    np.testing.assert_array_equal(given.view(bits), exact.view(bits))

@@ -27,8 +27,12 @@ app = typer.Typer(
 COMMANDS = {
     command.__name__: command
     for command in (
-        commands.devices, commands.train, commands.evaluate, commands.predict, commands.bench,
-    )  # fmt: skip
+        commands.devices,
+        commands.train,
+        commands.evaluate,
+        commands.predict,
+        commands.bench,
+    )
 }
 for _command in COMMANDS.values():
     app.command()(_command)

@@ -31,7 +31,7 @@ def _chosen(option: str, given: str | None, allowed: Iterable[str]) -> list[str]
 
 
 def _check_writable(folder: Path) -> None:
-    """Raise UsageError unless files can be made in a folder, which is made where it is not there."""
+    """Raise UsageError unless files can be made in a folder, which may be a new one."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

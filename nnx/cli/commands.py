@@ -172,7 +172,9 @@ def bench(
     peers: Annotated[
         str | None,
         _option(
-            "--peers", "NAMES", "Of numpy,torch,torch-compile,jax; or none.",
+            "--peers",
+            "NAMES",
+            "Of numpy,torch,torch-compile,jax; or none.",
             "numpy, and torch and jax where they are installed",
         ),
     ] = None,
@@ -184,8 +186,13 @@ def bench(
     ] = None,
     profile: Annotated[
         str | None,
-        _option("--profile", "MODEL", "Instead: the kernels of one training step of a network, "
-                "a directory of nnx train or sizes such as 784-16-16-10.", ""),
+        _option(
+            "--profile",
+            "MODEL",
+            "Instead: the kernels of one training step of a network, "
+            "a directory of nnx train or sizes such as 784-16-16-10.",
+            "",
+        ),
     ] = None,
     report: Annotated[
         str | None, _option("--report", "DIRECTORY", "Write report.html and pictures.", "")
