@@ -33,6 +33,8 @@ STATUS = {"unavailable": "absent", "not run": "not run", "wrong": "wrong", "cras
 """What stands in place of a time."""
 WIDE = 0.2
 """Quartiles further apart than this share of the median mark a figure as uncertain."""
+BUSY = 0.5
+"""A machine whose load before the run is more than this share of its cores was busy."""
 UNITS = ((1e6, "s"), (1e3, "ms"), (1.0, "us"), (1e-3, "ns"))
 
 
@@ -154,6 +156,12 @@ def runs_text(results: Results) -> list[str]:
     found = []
     if results["settings"]["quick"]:
         found.append("A quick run: few and short rounds, so the figures are rough.")
+    load, cores = results["machine"]["load"], results["machine"]["cores"]
+    if load and cores and load[0] > BUSY * cores:
+        found.append(
+            f"The machine was busy before the run, with a load of {load[0]:g} on {cores} cores: "
+            "rates and floors may be wrong too."
+        )
     if busy := sum(case["busy_turns"] for case in results["cases"]):
         found.append(f"{busy} turns began on a busy machine: repeat the run on a quiet one.")
     return found

@@ -265,6 +265,22 @@ def test_text_begins_with_machine_and_rates(results):
     assert lines(results)[1].startswith("Products: 100 on one thread, 180 on all threads, GFLOP/s.")
 
 
+def test_report_says_how_the_run_went():
+    results = made_up(("overhead",), quick=False)
+    assert figures.runs_text(results) == []
+    results["settings"]["quick"] = True
+    results["machine"]["load"] = [1.5, 1.0, 1.0]
+    results["cases"][0]["busy_turns"] = 7
+    quick, busy, turns = figures.runs_text(results)
+    assert quick.startswith("A quick run")
+    assert "a load of 1.5 on 2 cores" in busy
+    assert turns.startswith("7 turns began on a busy machine")
+    text, page_text = " ".join(report.text(results).split()), page.html(results, [])
+    for sentence in (quick, busy, turns):
+        assert sentence in text
+        assert sentence in page_text
+
+
 # Pictures
 
 
