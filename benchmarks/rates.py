@@ -20,6 +20,8 @@ KIB = 1024
 SIZES_KIB = (16, 64, 256, 1024, 4096, 16384, 65536, 262144)
 QUICK_SIZES_KIB = (16, 256, 4096, 65536)
 PRODUCT, QUICK_PRODUCT = 2048, 1024
+LOOPED_KIB = 4096
+"""Small arrays are gone through so often in one call that it moves so much at least."""
 TRIES, TRY_S = 7, 0.02
 
 Rates = dict[str, Any]
@@ -66,16 +68,28 @@ def memory(sizes_kib: tuple[int, ...]) -> list[list[float]]:
     import numpy as np
 
     @numba.njit(fastmath=True)  # type: ignore[misc, untyped-decorator, unused-ignore]
-    def loop(x: Any, y: Any) -> None:
-        for i in range(x.size):
-            y[i] = x[i] + np.float32(1)
+    def loop(x: Any, y: Any, times: int) -> None:
+        for k in range(times):
+            for i in range(x.size):
+                y[i] = x[i] + np.float32(k)
 
     found = []
     for size in sizes_kib:
         n = size * KIB // 8
+        times = max(LOOPED_KIB // size, 1)  # so that the call itself costs next to nothing
         x, y = np.ones(n, np.float32), np.ones(n, np.float32)
-        found.append([float(8 * n), 8e-9 * n / _best_s(lambda x=x, y=y: loop(x, y))])  # type: ignore[misc]
+        time_s = _best_s(lambda x=x, y=y, times=times: loop(x, y, times))  # type: ignore[misc]
+        found.append([float(8 * n), 8e-9 * n * times / time_s])
     return found
+
+
+def best(first: Rates, second: Rates) -> Rates:
+    """Return the higher of two measurements of each rate: another process can only lower it."""
+    products = {name: max(rate, second["products"][name])
+                for name, rate in first["products"].items()}  # fmt: skip
+    pairs = zip(first["memory"], second["memory"], strict=True)
+    memory = [[size, max(gbs, again)] for (size, gbs), (_, again) in pairs]
+    return {"products": products, "memory": memory}
 
 
 def bandwidth(rates: Rates, n_bytes: float) -> float:

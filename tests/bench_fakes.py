@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nnx.benchmarks.case import Case, Work
+from nnx.benchmarks.case import Case, UnavailableError, Work
 
 UNIT_S = 0.002
-NAMES = ("plain", "twice", "wrong", "nan", "empty", "crash", "late", "fails", "loops")
+NAMES = ("plain", "twice", "wrong", "nan", "empty", "crash", "late", "fails", "absent", "loops")
 
 
 def _case(name, work=0):
@@ -68,6 +68,8 @@ def variants(case, contestant):
         _spend(UNIT_S * (1 + (contestant == "twice")))
 
     def make():
+        if contestant == "absent":
+            raise UnavailableError("no such device here")
         return Work(
             run,
             lambda: [] if values is None else [np.array(values)],

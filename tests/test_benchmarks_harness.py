@@ -82,6 +82,12 @@ def test_an_error_of_a_contestant_is_told():
     }  # fmt: skip
 
 
+def test_a_contestant_may_find_out_that_it_cannot_take_part():
+    (report,) = figures(["plain", "absent"])
+    found = report["contestants"]["absent"]
+    assert found == {"status": "unavailable", "reason": "no such device here"}
+
+
 def test_no_one_is_waited_for_beyond_the_limit():
     start = time.monotonic()
     (report,) = figures(["late"], TINY._replace(limit_s=3))
@@ -157,6 +163,14 @@ def test_floor_is_work_at_the_measured_rates():
     assert rates.floor_us(found, 2e6, 0) == pytest.approx(20.0)
     assert rates.floor_us(found, 0, 1e3) == pytest.approx(0.025)
     assert rates.floor_us(found, 2e6, 2e7) == pytest.approx(20.0 + 1000.0)
+
+
+def test_rates_are_the_best_of_two():
+    first = {"products": {"one thread": 50.0}, "memory": [[1e3, 40.0], [1e6, 20.0]]}
+    second = {"products": {"one thread": 60.0}, "memory": [[1e3, 30.0], [1e6, 25.0]]}
+    assert rates.best(first, second) == {
+        "products": {"one thread": 60.0}, "memory": [[1e3, 40.0], [1e6, 25.0]],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", suite.SUITES)
