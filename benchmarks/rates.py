@@ -1,6 +1,6 @@
 """The rates of this machine, for reports: see `nnx.rates`, in a process of its own.
 
-    python -m nnx.benchmarks.rates [--quick]      prints one line of JSON
+python -m nnx.benchmarks.rates [--quick]      prints one line of JSON
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import sys
 from nnx import rates
 from nnx.rates import Rates, bandwidth
 
-SIZES_KIB = (16, 64, 256, 1024, 4096, 16384, 65536, 262144)
-PRODUCT = 2048
+SIZES_KIB = (*rates.SIZES_KIB, 262144)
+PRODUCTS = (*rates.PRODUCTS, 2048)
 TRIES = 7
 
 __all__ = ["Rates", "bandwidth", "floor_us", "measured"]
@@ -46,7 +46,7 @@ def main(quick: bool) -> None:
 
     set_threads(os.cpu_count() or 1)
     found = {
-        "products": rates.products(rates.PRODUCT if quick else PRODUCT, TRIES),
+        "products": rates.products(rates.PRODUCTS if quick else PRODUCTS, TRIES),
         "memory": rates.memory(rates.SIZES_KIB if quick else SIZES_KIB, TRIES),
     }
     print(json.dumps(found))

@@ -87,6 +87,19 @@ class Planned:
         interpret(self._traced, self._device, arrays, env)
         raise TraceError("A check of the compiled function failed that eager mode does not make.")
 
+    @property
+    def calls(self) -> list[Eqn]:
+        """The eqns that each call runs, in order; others are done once for a set of sizes."""
+        return self._text.calls
+
+    def with_kernels(self, wrap: Callable[[Any], Any], env: Env) -> Step:
+        """Return the step for these sizes in memory of its own, with each kernel wrapped."""
+        with self._device.scope():
+            names = self._text.bindings(env, {})
+        names |= {name: wrap(kernel) for name, kernel in self._text.kernels.items()}
+        step = self._device.backend.prepare(self._bind(**names), self._device.index)
+        return step  # type: ignore[no-any-return]
+
     def _bound(self, key: tuple[Any, ...], env: Env) -> Step:
         if len(self._steps) >= SETTINGS_KEPT:
             self._steps.pop(next(iter(self._steps)))
@@ -168,7 +181,8 @@ class Text:
         self._constant: set[Var] = set()
         self._static: set[Var] = set()
         self._before: list[Eqn] = []
-        self._kernels: dict[str, Any] = {}
+        self.calls: list[Eqn] = []
+        self.kernels: dict[str, Any] = {}
         self._fresh: dict[str, Var] = {}
         self._numbers: dict[Any, tuple[str, Any, Any]] = {}
         self._cells: dict[tuple[str, Any], str] = {}
@@ -186,6 +200,7 @@ class Text:
                 self._do_before(i, eqn)
                 continue
             call = self._call(i, eqn)
+            self.calls.append(eqn)
             lines += [f"# {line(eqn, names)}", call, *self._forgotten(i, eqn)]
         head = [f"{', '.join(self._names[x] for x in self._graph.inputs)}, = inputs"]
         head = head if self._graph.inputs else []
@@ -193,7 +208,7 @@ class Text:
         head += [f"{cell}[...] = {text}" for (text, _), cell in self._cells.items()]
         results = ", ".join(self._names[x] for x in self._graph.outputs)
         body = [*head, *lines, f"return [{results}]"]
-        bound = [*self._kernels, *self._fresh, *(name for name, *_ in self._numbers.values())]
+        bound = [*self.kernels, *self._fresh, *(name for name, *_ in self._numbers.values())]
         bound += [*self._cells.values(), *(self._names[x] for x in self._bound_values())]
         return "\n".join([
             f"def bind({', '.join(bound)}):", "    def step(inputs, env):",
@@ -252,7 +267,7 @@ class Text:
         return f"v{i} = {kernel}({', '.join([*arguments, f'out=fresh{i}()'])})"
 
     def _kernel(self, name: str, kernel: Any) -> str:
-        self._kernels[name] = kernel
+        self.kernels[name] = kernel
         return name
 
     def _take_buffer(self, i: int, eqn: Eqn) -> None:
@@ -333,7 +348,7 @@ class Text:
             inputs = [values[x] if isinstance(x, Var) else resolve(x, env) for x in eqn.inputs]
             attrs = {name: resolve(x, env) for name, x in eqn.attrs.items()}
             values[eqn.out] = _raw_kernel(eqn, self._device)(*inputs, **attrs)
-        found = self._kernels | {self._names[x]: array for x, array in values.items()}
+        found = self.kernels | {self._names[x]: array for x, array in values.items()}
         for name, var in self._fresh.items():
             shape, kind = tuple(resolve(var.shape, env)), self._device.native(var.dtype)
             if (name, shape) not in memory:

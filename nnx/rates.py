@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from nnx.device import Device
 
 KIB = 1024
-SIZES_KIB = (16, 256, 4096, 65536)
-PRODUCT, PRODUCT_ON_GPU = 1024, 4096
+SIZES_KIB = (16, 64, 256, 1024, 4096, 16384, 65536)
+PRODUCTS, PRODUCTS_ON_GPU = (256, 512, 1024), (4096,)
 TRIES, TRY_S = 5, 0.01
 PASS_BYTES = 1 << 20
 """A loop over small arrays goes over them again, so that the call around it does not count."""
@@ -60,19 +60,23 @@ def best_s(run: Callable[[], object], tries: int = TRIES, try_s: float = TRY_S) 
     return best
 
 
-def products(n: int, tries: int = TRIES) -> dict[str, float]:
-    """Return the GFLOP/s of n x n products by the BLAS of compiled steps; threads stay as set."""
+def products(sizes: tuple[int, ...], tries: int = TRIES) -> dict[str, float]:
+    """Return the most GFLOP/s of n x n products by the BLAS of compiled steps; the number of its
+    threads stays as it is set.
+    """
     import numpy as np
 
     from nnx.kernels import blas
 
-    x, y, out = (np.ones((n, n), np.float32) for _ in range(3))
-    run, _kept = _native(_PRODUCT, [x, y, out], [n])
-    limit, found = blas.threads(), {}
+    limit = blas.threads()
+    found = {"one thread": 0.0, "all threads": 0.0}
     try:
-        for name, threads in (("one thread", 1), ("all threads", limit)):
-            blas.set_threads(threads)
-            found[name] = 2e-9 * n**3 / best_s(run, tries)
+        for n in sizes:
+            x, y, out = (np.ones((n, n), np.float32) for _ in range(3))
+            run, _kept = _native(_PRODUCT, [x, y, out], [n])
+            for name, threads in (("one thread", 1), ("all threads", limit)):
+                blas.set_threads(threads)
+                found[name] = max(found[name], 2e-9 * n**3 / best_s(run, tries))
     finally:
         blas.set_threads(limit)
     return found
@@ -116,11 +120,11 @@ def roof_s(rates: Rates, flops: float, n_bytes: float, threads: str = "all threa
     threads, or its bytes at the rate of the cache that holds them all, whichever is more.
     """
     peak = rates["products"].get(threads) or max(rates["products"].values())
-    return 1e-9 * max(flops / peak, n_bytes / bandwidth(rates, n_bytes))
+    return 1e-9 * float(max(flops / peak, n_bytes / bandwidth(rates, n_bytes)))
 
 
 def of_device(device: Device) -> Rates:
-    """Return the rates of where a device computes, measured once a process in about half a second.
+    """Return the rates of where a device computes, measured once a process in about a second.
 
     Those of all devices of the host are its processor's.
     """
@@ -135,7 +139,7 @@ def _can_compile() -> bool:
 
 @functools.cache
 def _of_host() -> Rates:
-    return {"products": products(PRODUCT), "memory": memory(SIZES_KIB)}
+    return {"products": products(PRODUCTS), "memory": memory(SIZES_KIB)}
 
 
 @functools.cache
@@ -150,11 +154,11 @@ def _of_library(device: Device) -> Rates:
 
         return best_s(run)
 
-    n = PRODUCT if device.backend.on_host else PRODUCT_ON_GPU
-    square = ones((n, n), dtype=kind)
-    found = []
+    gflops, found = 0.0, []
     with device.scope():
-        gflops = 2e-9 * n**3 / timed(xp.matmul, square, square)
+        for n in PRODUCTS if device.backend.on_host else PRODUCTS_ON_GPU:
+            square = ones((n, n), dtype=kind)
+            gflops = max(gflops, 2e-9 * n**3 / timed(xp.matmul, square, square))
         for size in SIZES_KIB:
             x = ones((size * KIB // 8,), dtype=kind)
             found.append([float(size * KIB), 1e-9 * size * KIB / timed(xp.negative, x)])
