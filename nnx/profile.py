@@ -148,7 +148,7 @@ def time_text(time_s: float) -> str:
     return f"{1e9 * time_s:.3g} ns"
 
 
-def profile(f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Profile:
+def profile(f: Any, /, *args: Any, **kwargs: Any) -> Profile:
     """Return where the time of ``f(*args, **kwargs)`` goes, as rows of a table to print.
 
     A function of `nnx.jit` on `numba` has a row for each product and each nest of loops of its
@@ -186,11 +186,13 @@ def profile(f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Profile:
     from nnx.restore import Kept
 
     name = _name_of(f)
-    while isinstance(f, functools.partial):
+    while isinstance(f, functools.partial):  # as a method of `nnx.jit` is
         f, args, kwargs = f.func, (*f.args, *args), {**f.keywords, **kwargs}
-    if isinstance(f, Function):
-        f.lower(*args, **kwargs)  # what it builds at its first call stays
     kept = Kept(f, args, kwargs)
+    if isinstance(f, Function):
+        f.lower(*args, **kwargs)
+        earlier, kept = kept, Kept(f, args, kwargs)  # what it builds at its first call stays
+        kept.take("_lr", earlier)  # a schedule was asked for the rate
     try:
         if isinstance(f, Function):
             device, call_s, measure = _compiled(f, args, kwargs, kept)

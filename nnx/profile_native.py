@@ -122,9 +122,9 @@ class Kernels:
         )
         threads = "all threads" if flops >= 2 * blas.ONE_THREAD_BELOW else "one thread"
         threads = threads if is_product(kernel) else "one thread"
-        return Part(title_of(kernel), self._shapes(kernel), time_s, flops, n_bytes, 1, threads)
+        return Part(title_of(kernel), self.shapes(kernel), time_s, flops, n_bytes, 1, threads)
 
-    def _shapes(self, kernel: Kernel) -> str:
+    def shapes(self, kernel: Kernel) -> str:
         """Return the factors of a product, or the largest array of a nest."""
         values = [x for eqn in kernel.eqns for x in (*eqn.vars, eqn.out)] or list(kernel.writes)
         if is_product(kernel):

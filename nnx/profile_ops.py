@@ -200,8 +200,9 @@ def _hooked(clock: Clock) -> Iterator[None]:
         put(Function, "__call__", clock.timed(Function.__call__, None, _of_compiled))
         put(Optimizer, "_array_change", clock.timed(Optimizer._array_change, None, _of_update))
         for name in ("uniform", "normal", "integers", "bernoulli", "permutation"):
-            method = getattr(Generator, name)
-            put(Generator, name, clock.timed(method, None, functools.partial(_of_draw, name)))
+            draw = getattr(Generator, f"host_{name}")
+            note = functools.partial(_of_draw, name)
+            put(Generator, f"host_{name}", clock.timed(draw, None, note))
         yield
     finally:
         for step in reversed(undo):

@@ -57,6 +57,13 @@ class Kept:
             self._attributes.append((x, attributes))
             yield from attributes.values()
 
+    def take(self, name: str, earlier: Kept) -> None:
+        """Keep an attribute as it was earlier."""
+        before = {id(x): attributes for x, attributes in earlier._attributes if name in attributes}
+        for x, attributes in self._attributes:
+            if id(x) in before:
+                attributes[name] = before[id(x)][name]
+
     def put_back(self) -> None:
         """Make everything as it was."""
         for generator, state in self._generators:
