@@ -81,7 +81,7 @@ class Kernels:
             for _ in range(ROUNDS):
                 if len(whole) >= MIN_ROUNDS and time.perf_counter() > end:
                     break
-                self._begin(start)
+                self._put_back(start)
                 for i, run in enumerate(runs):
                     before = self._memory()
                     n_calls[i] = n_calls[i] or _n_calls(run)
@@ -90,19 +90,15 @@ class Kernels:
                     self._put_back(before)
                     run()
                 nothing.append(timeit.timeit(empty, number=MAX_CALLS) / MAX_CALLS)
-                self._begin(start)
+                self._put_back(start)
                 n = _n_calls(self.setting.run)
                 whole.append(timeit.timeit(self.setting.run, number=n) / n)
         finally:
-            self._begin(start)
+            self._put_back(start)
+            blas.set_threads(blas.threads())  # a small product has set one
         low, median, high = statistics.quantiles(nothing, n=4)
         times = [statistics.median(x) - median for x in found]
         return times, statistics.median(whole) - median, max(high - low, SHORTEST_S)
-
-    def _begin(self, memory: Sequence[Any]) -> None:
-        self._put_back(memory)
-        # As a call finds it: each product that needs another number of threads says so.
-        blas.set_threads(blas.threads())
 
     def measured(self) -> tuple[list[Part], float]:
         """Return the kernels with their times, and the time below which they are too short."""

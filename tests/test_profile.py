@@ -92,6 +92,7 @@ def test_nothing_is_changed(device, jitted, steps):
         for _ in range(3):
             one.step(*one.batch)
         after.append(one.state())
+        del after[-1]["versions"]  # native code copies arrays once more, and counts that
     assert after[0] == after[1]
 
 
@@ -124,6 +125,14 @@ def test_a_call_that_fails_changes_nothing():
     assert [op.vjp for op in OPS.values()] == rules
 
 
+def check_shares(found):
+    """Check that the rows are parts of one whole; on a busy machine all of them may be short."""
+    timed = [row for row in found.rows if row.time_s is not None]
+    assert [row.share is None for row in found.rows] == [row.time_s is None for row in found.rows]
+    assert found.total_s == sum(row.time_s for row in timed)
+    assert sum(row.share for row in timed) == pytest.approx(1 if timed else 0)
+
+
 def test_each_kernel_of_a_compiled_step_has_a_row():
     training = Training("numba", True)
     found = nnx.profile(training.step, *training.batch)
@@ -132,10 +141,7 @@ def test_each_kernel_of_a_compiled_step_has_a_row():
     assert found.device == "numba"
     assert found.call_s > 0
     assert all(row.calls == 1 for row in found.rows)
-    shares = [row.share for row in found.rows if row.share is not None]
-    assert sum(shares) == pytest.approx(1)
-    times = [row.time_s for row in found.rows if row.time_s is not None]
-    assert found.total_s == sum(times)
+    check_shares(found)
 
 
 @pytest.mark.parametrize("device", ["numba", "numpy"])
@@ -172,7 +178,7 @@ def test_a_graph_without_compiler_has_a_row_a_call(device):
     entry = training.step.lower(*training.batch)._entry
     calls = [eqn.op.name for eqn in entry.program().calls]
     assert [row.name for row in found.rows] == calls
-    assert sum(row.share or 0 for row in found.rows) == pytest.approx(1)
+    check_shares(found)
     source = training.step.lower(*training.batch).source
     assert len(calls) == source.count("        # %")
 
@@ -214,15 +220,17 @@ def test_eager_ops_are_counted_by_name_and_shapes():
 
 def test_updates_draws_and_compiled_functions_are_rows_of_eager_calls():
     training = Training("numpy", False)
-    inner = nnx.jit(lambda x: x * 2)
+    inner, traced = nnx.jit(lambda x: x * 2), Training("numpy", True)
 
     def f(x, y):
+        nnx.jit(traced.stepped).lower(*training.batch)
         training.step(inner(x), y)
 
     found = nnx.profile(f, *training.batch)
     names = {row.name: row.calls for row in found.rows}
     assert names["<lambda>, compiled"] == 1
     assert names["random.bernoulli"] == 1
+    assert "relu backward" in names and names["cross_entropy backward"] == 1  # traced ones are none
     updates = [row for row in found.rows if row.name == "Adam.update"]
     assert sum(row.calls for row in updates) == 4
     assert updates[0].n_bytes == 4 * 20 * 7  # reads w, g and two slots, writes w and the slots
@@ -338,6 +346,12 @@ def taken(x):
     return nnx.softmax(rows, axis=-1), nnx.sum(rows, axis=0), nnx.mean(x), nnx.mean(x) * 2.0
 
 
+def joined(x):
+    first = x[0, 0]  # a number that two kernels read by one name
+    y = nnx.concat([x, nnx.broadcast_to(first, x.shape)])
+    return nnx.exp(y) * first
+
+
 def kernels_of(f, args):
     """Return the kernels of a function that has run, on copies of what it works on."""
     from nnx.profile_native import Kernels
@@ -349,17 +363,21 @@ def kernels_of(f, args):
     return Kernels(entry.program(), arrays, env)
 
 
-@pytest.mark.parametrize("name", ["training", "rolled", "taken"])
+@pytest.mark.parametrize("name", ["training", "rolled", "taken", "joined"])
 def test_kernels_one_after_another_do_what_the_step_does(name):
     from nnx.kernels.emit_numba import alone
 
     training = Training("numba", True)
     f, args = training.step, training.batch
     if name != "training":
-        f, args = nnx.jit({"rolled": rolled, "taken": taken}[name]), [drawn(5, 4, device="numba")]
+        f, args = nnx.jit(globals()[name]), [drawn(5, 4, device="numba")]
     kernels = kernels_of(f, args)
-    start = kernels._memory()
+    for x in kernels._written:
+        if not any(x is own for own in kernels._arrays):
+            x.fill(1)
+    start, before = kernels._memory(), training.state()
     kernels.setting.run()
+    assert training.state() == before  # all of it is copies
     whole = [x.tobytes() for x in kernels._memory()]
     kernels._put_back(start)
     for i in range(len(kernels.kernels)):
