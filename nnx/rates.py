@@ -9,6 +9,7 @@ On a GPU, and where nothing can be compiled, both are of the array library's own
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable
 from importlib import util
@@ -28,7 +29,7 @@ Rates = dict[str, Any]
 """``products``, GFLOP/s by "one thread" and "all threads"; ``memory``, pairs of the bytes that are
 held and GB/s, the smallest first."""
 
-_HEAD = "from nnx.kernels.runtime import f32, f32_gemm, f32_slot\n\n\ndef step(table):\n"
+_HEAD = "from nnx.kernels.runtime import f32_gemm, f32_slot\n\n\ndef step(table):\n"
 _PRODUCT = """\
     n = table[4]
     f32_gemm(0, 0, n, n, n, f32_slot(table, 1), n, f32_slot(table, 2), n, f32_slot(table, 3), n)
@@ -38,10 +39,9 @@ _LOOP = """\
     x = f32_slot(table, 1)
     y = f32_slot(table, 2)
     n = table[3]
-    for k in range(table[4]):
-        one = f32(k)
+    for _ in range(table[4]):
         for i in range(n):
-            y[i] = x[i] + one
+            y[i] = x[i] - y[i]
     return 0
 """
 
@@ -83,7 +83,11 @@ def products(sizes: tuple[int, ...], tries: int = TRIES) -> dict[str, float]:
 
 
 def memory(sizes_kib: tuple[int, ...], tries: int = TRIES) -> list[list[float]]:
-    """Return pairs of bytes held and GB/s, for a loop that writes y = x + 1 over two arrays."""
+    """Return pairs of bytes held and GB/s, for a loop that writes y = x - y over two arrays.
+
+    It counts what it reads and what it writes. A loop that writes into a third array would be
+    slower than a roof is: a processor reads memory before the first write into it.
+    """
     import numpy as np
 
     found = []
@@ -91,7 +95,7 @@ def memory(sizes_kib: tuple[int, ...], tries: int = TRIES) -> list[list[float]]:
         n = size * KIB // 8
         passes = max(PASS_BYTES // (8 * n), 1)
         run, _kept = _native(_LOOP, [np.ones(n, np.float32), np.ones(n, np.float32)], [n, passes])
-        found.append([float(8 * n), 8e-9 * n * passes / best_s(run, tries)])
+        found.append([float(8 * n), 12e-9 * n * passes / best_s(run, tries)])
     return found
 
 
@@ -108,11 +112,19 @@ def _native(body: str, arrays: list[Any], numbers: list[int]) -> tuple[Callable[
 
 
 def bandwidth(rates: Rates, n_bytes: float) -> float:
-    """Return the GB/s for a working set: of the smallest array measured that is not less."""
-    for size, gbs in rates["memory"]:
-        if n_bytes <= size:
-            return float(gbs)
-    return float(rates["memory"][-1][1])
+    """Return the GB/s for a working set: between those of the sizes measured, on a scale of powers;
+    beyond them that of the nearest.
+
+    >>> bandwidth({"memory": [[100.0, 40.0], [10_000.0, 10.0]]}, 1000)
+    20.0
+    """
+    (low, fast), *others = rates["memory"]
+    for high, slow in others:
+        if n_bytes < high:
+            place = math.log(max(n_bytes, low) / low) / math.log(high / low)
+            return float(round(fast * (slow / fast) ** place, 6))
+        low, fast = high, slow
+    return float(fast)
 
 
 def roof_s(rates: Rates, flops: float, n_bytes: float, threads: str = "all threads") -> float:
