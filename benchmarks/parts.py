@@ -31,6 +31,29 @@ PYTHON_STEPS, PYTHON_STEP_NS = 100, 40.0
 RESULTS = Path(__file__).with_name("results") / "parts.json"
 
 
+Chunk = list[str]
+
+
+def chunks(source: str) -> tuple[list[str], list[Chunk]]:
+    """Return the lines before the body of ``step``, and the body in blocks of top-level lines."""
+    lines = source.split("\n")
+    start = next(i for i, text in enumerate(lines) if text.startswith("def step")) + 1
+    found: list[Chunk] = []
+    for text in filter(str.strip, lines[start:]):
+        if text.startswith("     "):
+            found[-1].append(text)
+        else:
+            found.append([text])
+    return lines[:start], found
+
+
+def kind_of(chunk: Chunk) -> str:
+    """Return what a block is: a product, a nest of loops, or plain lines."""
+    if any("gemm(" in text for text in chunk):
+        return "product"
+    return "nest" if chunk[0].strip().startswith("for ") else "plain"
+
+
 def predicted_us(kernel: Kernel, numbers: dict[str, int]) -> float:
     """Return what a kernel should take; ``numbers`` are those that its text names."""
     lines = "\n".join(kernel.lines).split("\n")
