@@ -17,7 +17,7 @@ SIZES_KIB = (*rates.SIZES_KIB, 262144)
 PRODUCTS = (*rates.PRODUCTS, 2048)
 TRIES = 7
 
-__all__ = ["Rates", "bandwidth", "floor_us", "measured"]
+__all__ = ["Rates", "bandwidth", "best", "floor_us", "measured"]
 
 
 def floor_us(found: Rates, flops: float, n_bytes: float) -> float:
@@ -28,6 +28,15 @@ def floor_us(found: Rates, flops: float, n_bytes: float) -> float:
     """
     peak = max(found["products"].values())
     return 1e-3 * (flops / peak + n_bytes / bandwidth(found, n_bytes))
+
+
+def best(first: Rates, second: Rates) -> Rates:
+    """Return the higher of two measurements of each rate: another process can only lower it."""
+    products = {name: max(rate, second["products"][name])
+                for name, rate in first["products"].items()}  # fmt: skip
+    pairs = zip(first["memory"], second["memory"], strict=True)
+    memory = [[size, max(gbs, again)] for (size, gbs), (_, again) in pairs]
+    return {"products": products, "memory": memory}
 
 
 def measured(quick: bool) -> Rates:
