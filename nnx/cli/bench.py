@@ -17,6 +17,7 @@ ALL = "all"
 
 
 def words_of(given: str) -> list[str]:
+    """Return the words of a list with commas, each once."""
     return list(dict.fromkeys(word.strip() for word in given.split(",") if word.strip()))
 
 

@@ -183,7 +183,8 @@ def parity(
     """Train on several devices and tell where they part.
 
     The steps, batches and seed are the same. Each layer's values, the loss, gradients and weights
-    are compared with those of the first device: the largest absolute and relative difference, and that in units in the last place.
+    are compared with those of the first device: the largest absolute and relative difference, and
+    that in units in the last place.
 
     Example:  nnx parity --model runs/digits --devices numpy,numba
     """
@@ -253,9 +254,9 @@ def bench(
 ) -> None:
     """Measure loops, vectors, compiled code and GPU.
 
-    Side by side, on this machine. Each contestant is a process of its own and is checked to compute the same before it is timed;
-    contestants take turns, and medians with their spread are reported. What cannot run here is
-    listed with its reason.
+    Side by side, on this machine. Each contestant is a process of its own and is checked to compute
+    the same before it is timed; contestants take turns, and medians with their spread are reported.
+    What cannot run here is listed with its reason.
 
     Example:  nnx bench --quick --report bench
 
