@@ -82,8 +82,10 @@ def graph(
         found = nodes.of_tensor(x, names, gradients)
     elif isinstance(x, Module):
         found = nodes.of_model(x, example, loss, gradients)
-    elif isinstance(x, Graph) or isinstance(traced, Graph):
-        found = nodes.of_graph(x if isinstance(x, Graph) else traced)
+    elif isinstance(x, Graph):
+        found = nodes.of_graph(x)
+    elif isinstance(traced, Graph):
+        found = nodes.of_graph(traced)
     else:
         raise DTypeError(
             f"graph: draws a tensor, a model with an example, or a traced graph; got "

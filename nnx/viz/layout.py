@@ -279,7 +279,7 @@ def _filled(widths: list[float], limit: float) -> tuple[list[int], list[float]]:
 
 
 class _Lines:
-    """Leads edges through the columns' gaps, and from the end of a band to the start of the next."""
+    """Leads edges through the columns' gaps, and from the end of a band to the next one's start."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What a picture of a graph shows: a node for each value, read from a tape, a network or a trace."""
+"""What a picture of a graph shows: a node a value, read from a tape, a network or a trace."""
 
 from __future__ import annotations
 

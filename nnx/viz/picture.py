@@ -127,8 +127,10 @@ def style(dark: bool | None = None) -> Iterator[dict[str, str]]:
 
 def new_figure(width: float, height: float, *, constrained: bool = True) -> Any:
     """Return an empty figure of a size in inches, which belongs to no window."""
-    layout = "constrained" if constrained else "none"
-    return library().figure.Figure(figsize=(width, height), layout=layout)
+    figure = library().figure.Figure(figsize=(width, height))
+    if constrained:
+        figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
+    return figure
 
 
 def rendered(figure: Any, format: str) -> bytes:

@@ -146,9 +146,7 @@ def _css(dark: bool | None) -> str:
 
 
 def _rules(name: str, value: str) -> str:
-    return (
-        f".nnx-graph .nnx-f-{name}{{fill:{value}}}.nnx-graph .nnx-s-{name}{{stroke:{value}}}"
-    )
+    return f".nnx-graph .nnx-f-{name}{{fill:{value}}}.nnx-graph .nnx-s-{name}{{stroke:{value}}}"
 
 
 def _escaped(text: str) -> str:
