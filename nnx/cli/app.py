@@ -32,6 +32,8 @@ COMMANDS = {
         commands.evaluate,
         commands.predict,
         commands.bench,
+        commands.graph,
+        commands.show,
     )
 }
 for _command in COMMANDS.values():

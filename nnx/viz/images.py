@@ -23,6 +23,7 @@ Array = NDArray[Any]
 
 MOST_NEURONS = 100
 PASSING = (Flatten, Reshape, Dropout)  # layers that only hand values on
+STEP = 2.1  # inches from one layer to the next
 COLUMN = 16  # neurons that stand in one column
 MOST_SHOWN = 256  # neurons of a layer
 MOST_LINES = 64  # neurons of a layer between which lines are drawn
@@ -54,7 +55,7 @@ def _sign_legend(figure: Any, limit: float, use: dict[str, str], what: str) -> N
         extent=(-1, 1, 0, 1),
     )  # fmt: skip
     axes.set_yticks([])
-    axes.set_xticks([-1, 0, 1], [f"−{limit:.3g}  red", "0", f"+{limit:.3g}  green"])
+    axes.set_xticks([-1, 0, 1], [f"−{limit:.3g} (red)", "0", f"+{limit:.3g} (green)"])
     axes.tick_params(length=0, labelsize=9)
     for side in axes.spines.values():
         side.set(visible=True, color=use["border"])
@@ -210,20 +211,26 @@ def activations(
     """
     image, layers = _answers(model, x)
     grid = grid_of(image.size, shape or (image.shape if image.ndim == 2 else None))
+    few = not grid.is_image and image.size <= COLUMN
+    if few:  # no image: neurons that answer what they are given
+        layers.insert(0, _Layer("input", image.reshape(-1).astype(np.float64), None))
     last = probabilities(layers[-1].values[np.newaxis])[0] if classes else None
     names = class_names(classes, len(last)) if last is not None else []
     told = _told(last, names, label)
     with style(dark) as use:
-        width, height = 1.8 + 2.1 * len(layers) + (1.9 if classes else 0.9), 5.6
+        start = 0.9 if few else 3.9
+        width, height = start + STEP * (len(layers) - 1) + (1.9 if classes else 0.9), 5.6
+        width = max(width, 0.165 * len(told) + 0.6, 6.6)
         figure = new_figure(width, height, constrained=False)
-        _input_picture(figure, image, grid, use, width, height)
-        axes = figure.add_axes((2.9 / width, 0.0, 1 - 2.9 / width, 1.0))
-        axes.set(xlim=(2.9, width), ylim=(0, height))
+        axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+        axes.set(xlim=(0, width), ylim=(0, height))
         axes.axis("off")
-        _network(axes, layers, last, names, label, use)
+        if not few:
+            _input_picture(figure, image, grid, use, width, height)
+        _network(axes, layers, start, last, names, label, use)
         figure.text(0.3 / width, 1 - 0.42 / height, told, fontsize=14, weight="bold")
-        figure.text(0.3 / width, 0.22 / height, "lit: answer by the largest of its layer; outlined "
-                    "red: negative. lines: weight × answer, green adds, red takes",
+        figure.text(0.3 / width, 0.22 / height, "lit: answer by the largest of its layer, with a "
+                    "red rim where negative; lines: weight × answer, green adds, red takes",
                     fontsize=8, color=use["muted"])  # fmt: skip
     return Plot(figure, told)
 
@@ -321,6 +328,7 @@ def _places(n: int, x: float, middle: float) -> tuple[Array, float]:
 def _network(
     axes: Any,
     layers: list[_Layer],
+    start: float,
     last: Array | None,
     names: Sequence[str],
     label: Any,
@@ -332,13 +340,13 @@ def _network(
         final = i == len(layers) - 1
         values = last if final and last is not None else layer.values
         n = min(len(values), MOST_SHOWN)
-        centres, radius = _places(n, 3.9 + 2.1 * i, 2.75)
+        centres, radius = _places(n, start + STEP * i, 2.75)
         if before is not None and layer.weight is not None:
             _lines(axes, before, centres, radius, layer.weight, use)
         _neurons(axes, centres, radius, values[:n], use)
         more = f"\n{n} of {len(values)} shown" if n < len(values) else ""
         text = layer.label if not (final and last is not None) else f"{layer.label}\nprobability"
-        axes.text(3.9 + 2.1 * i, 0.62, text + more, ha="center", va="center", fontsize=8.5,
+        axes.text(start + STEP * i, 0.62, text + more, ha="center", va="center", fontsize=8.5,
                   color=use["muted"], linespacing=1.4)  # fmt: skip
         if final and last is not None and n <= 2 * COLUMN:
             _named(axes, centres, radius, values, names, label, use)
