@@ -265,7 +265,7 @@ def show(
     what: Annotated[
         str | None,
         typer.Argument(
-            metavar="[WHAT]",
+            metavar="WHAT",
             show_default=False,
             help="weights, activations, history, confusion, roc or mistakes.  [default: weights]",
         ),

@@ -17,7 +17,7 @@ from nnx.tape import no_grad
 from nnx.tensor import Tensor, asarray
 from nnx.viz.counts import class_names, host, labels, probabilities
 from nnx.viz.nodes import evaluating
-from nnx.viz.picture import Plot, new_figure, style
+from nnx.viz.picture import Plot, new_figure, rgb, signed_colours, style
 
 Array = NDArray[Any]
 
@@ -26,24 +26,6 @@ PASSING = (Flatten, Reshape, Dropout)  # layers that only hand values on
 STEP = 2.1  # inches from one layer to the next
 COLUMN = 16  # neurons that stand in one column
 MOST_SHOWN = 256  # neurons of a layer
-MOST_LINES = 64  # neurons of a layer between which lines are drawn
-
-
-# Colours of signed numbers
-
-
-def signed_colours(values: Array, limit: float, use: dict[str, str]) -> Array:
-    """Return numbers as colours: green above zero, red below, full at the limit.
-
-    Shapes: (...) -> (..., 3). Dtype: uint8.
-    """
-    from matplotlib.colors import to_rgb
-
-    zero, plus, minus = (np.array(to_rgb(use[k])) for k in ("zero", "positive", "negative"))
-    share = np.clip(values / limit if limit else np.zeros_like(values), -1, 1)[..., np.newaxis]
-    mixed = np.where(share >= 0, zero + share * (plus - zero), zero - share * (minus - zero))
-    result: Array = np.rint(255 * mixed).astype(np.uint8)
-    return result
 
 
 def _sign_legend(figure: Any, limit: float, use: dict[str, str], what: str) -> None:
@@ -168,11 +150,9 @@ def _weights_title(path: str, n: int, shown: int, grid: Grid, n_in: int) -> list
 
 
 def _neuron(axes: Any, column: Array, grid: Grid, limit: float, use: dict[str, str]) -> None:
-    from matplotlib.colors import to_rgb
-
     n = grid.height * grid.width
     picture = np.empty((n, 3), np.uint8)
-    picture[:] = np.uint8(np.rint(255 * np.array(to_rgb(use["border"]))))  # the empty places
+    picture[:] = rgb(use["border"])  # the empty places
     picture[: len(column)] = signed_colours(column, limit, use)
     _show(axes, picture.reshape(grid.height, grid.width, 3), use)
 
@@ -227,11 +207,11 @@ def activations(
         axes.axis("off")
         if not few:
             _input_picture(figure, image, grid, use, width, height)
-        _network(axes, layers, start, last, names, label, use)
+        lines = _network(axes, layers, start, last, names, label, use)
+        legend = "lit: answer by the largest of its layer, with a red rim where negative"
+        legend += "; lines: weight × answer, green adds, red takes" if lines else ""
         figure.text(0.3 / width, 1 - 0.42 / height, told, fontsize=14, weight="bold")
-        figure.text(0.3 / width, 0.22 / height, "lit: answer by the largest of its layer, with a "
-                    "red rim where negative; lines: weight × answer, green adds, red takes",
-                    fontsize=8, color=use["muted"])  # fmt: skip
+        figure.text(0.3 / width, 0.22 / height, legend, fontsize=8, color=use["muted"])
     return Plot(figure, told)
 
 
@@ -333,8 +313,9 @@ def _network(
     names: Sequence[str],
     label: Any,
     use: dict[str, str],
-) -> None:
-    """Draw the neurons of every layer, and the lines between."""
+) -> bool:
+    """Draw the neurons of every layer, and lines between; return whether there are any."""
+    lines = False
     before: tuple[Array, Array] | None = None
     for i, layer in enumerate(layers):
         final = i == len(layers) - 1
@@ -342,7 +323,7 @@ def _network(
         n = min(len(values), MOST_SHOWN)
         centres, radius = _places(n, start + STEP * i, 2.75)
         if before is not None and layer.weight is not None:
-            _lines(axes, before, centres, radius, layer.weight, use)
+            lines |= _lines(axes, before, centres, layer.weight, use)
         _neurons(axes, centres, radius, values[:n], use)
         more = f"\n{n} of {len(values)} shown" if n < len(values) else ""
         text = layer.label if not (final and last is not None) else f"{layer.label}\nprobability"
@@ -351,15 +332,15 @@ def _network(
         if final and last is not None and n <= 2 * COLUMN:
             _named(axes, centres, radius, values, names, label, use)
         before = (centres, layer.values)
+    return lines
 
 
 def _neurons(axes: Any, centres: Array, radius: float, values: Array, use: dict[str, str]) -> None:
     from matplotlib.collections import EllipseCollection
-    from matplotlib.colors import to_rgb
 
     top = float(np.abs(values[np.isfinite(values)]).max(initial=0.0)) or 1.0
     share = np.nan_to_num(np.abs(values) / top)[:, np.newaxis]
-    dark, lit = np.array(to_rgb(use["zero"])), np.array(to_rgb(use["lit"]))
+    dark, lit = rgb(use["zero"]) / 255, rgb(use["lit"]) / 255
     edges = [use["negative"] if value < 0 else use["muted"] for value in values]
     circles = EllipseCollection(
         [2 * radius] * len(values), [2 * radius] * len(values), [0.0] * len(values), units="xy",
@@ -373,17 +354,19 @@ def _lines(
     axes: Any,
     before: tuple[Array, Array],
     centres: Array,
-    radius: float,
     weight: Array,
     use: dict[str, str],
-) -> None:
-    """Draw what each neuron adds to each of the next layer, as strong as it is."""
+) -> bool:
+    """Draw what each neuron adds to each of the next layer, as strong as it is.
+
+    Returns whether it did: between many neurons nothing could be seen.
+    """
     from matplotlib.collections import LineCollection
     from matplotlib.colors import to_rgba
 
     starts, answers = before
-    if weight.shape[0] != len(starts) or max(len(starts), len(centres)) > MOST_LINES:
-        return
+    if weight.shape[0] != len(starts) or max(len(starts), len(centres)) > COLUMN:
+        return False
     parts = answers[:, np.newaxis] * weight[:, : len(centres)]
     share = np.abs(parts) / (np.abs(parts).max() or 1.0)
     drawn, colours = [], []
@@ -393,6 +376,7 @@ def _lines(
         colours.append(to_rgba(sign, 0.85 * float(share[i, j])))
     axes.add_collection(LineCollection(drawn, colors=colours, linewidths=1.1, zorder=1),
                         autolim=False)  # fmt: skip
+    return True
 
 
 def _named(

@@ -38,6 +38,26 @@ def colours(dark: bool | None) -> dict[str, str]:
     return DARK if dark else LIGHT
 
 
+def rgb(colour: str) -> Any:
+    """Return a colour such as #0072b2 as three numbers from 0 to 255."""
+    import numpy as np
+
+    return np.frombuffer(bytes.fromhex(colour.removeprefix("#")), np.uint8)
+
+
+def signed_colours(values: Any, limit: float, use: dict[str, str]) -> Any:
+    """Return numbers as colours: green above zero, red below, full at the limit.
+
+    Shapes: (...) -> (..., 3). Dtype: uint8. NaN is grey.
+    """
+    import numpy as np
+
+    zero, plus, minus = (rgb(use[k]).astype(float) for k in ("zero", "positive", "negative"))
+    share = np.clip(values / limit if limit else 0 * values, -1, 1)[..., np.newaxis]
+    mixed = np.where(share >= 0, zero + share * (plus - zero), zero - share * (minus - zero))
+    return np.rint(np.where(np.isnan(share), rgb(use["muted"]), mixed)).astype(np.uint8)
+
+
 class Picture:
     """A picture: ``save(path)`` writes it in the format that the path's suffix names."""
 
