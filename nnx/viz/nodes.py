@@ -294,10 +294,12 @@ def _run(model: Module, x: Tensor) -> Iterator[tuple[Tensor, dict[int, str]]]:
         stack = [out]
         while stack:
             made = stack.pop()
-            node = made.node if isinstance(made, Tensor) else None
-            if node is not None and id(node) not in layers and id(node) not in given:
-                layers[id(node)] = label
-                stack += node.inputs
+            if isinstance(made, Tensor) and made.node is not None:
+                key = id(made.node)
+                if key not in given:
+                    given.add(key)
+                    layers.setdefault(key, label)
+                    stack += made.node.inputs
 
     with evaluating(model), tape.enable_grad(), watched(model, watch):
         out = model(x)

@@ -141,7 +141,9 @@ def style(dark: bool | None = None) -> Iterator[dict[str, str]]:
         "text.parse_math": False, "text.usetex": False, "savefig.bbox": None,
         "figure.autolayout": False, "svg.fonttype": "none",
     }  # fmt: skip
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **settings}):
+    # Of the user's own settings none changes a picture; asking for the backend would open one.
+    defaults = {k: v for k, v in matplotlib.rcParamsDefault.items() if k != "backend"}
+    with matplotlib.rc_context({**defaults, **settings}):
         yield use
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from nnx.viz.layout import Point
-from nnx.viz.picture import DARK, DPI, LIGHT, colours, new_figure, rendered
+from nnx.viz.picture import DARK, DPI, colours, new_figure, rendered
 
 CHARACTER = 0.602  # the width of any, in sizes of the font: all text is in one of fixed width
 FONTS = "'DejaVu Sans Mono',Menlo,'SF Mono',Consolas,ui-monospace,monospace"
@@ -119,12 +119,13 @@ def _head(path: Path) -> tuple[Point, Point, Point]:
 
 def svg(items: Sequence[Any], width: float, height: float, label: str, dark: bool | None) -> str:
     """Return an SVG file; without ``dark`` it follows what the reader's system prefers."""
+    scope = {None: "nnx-graph", True: "nnx-graph-dark", False: "nnx-graph-light"}[dark]
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" class="nnx-graph" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" class="{scope}" '
         f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" '
         f'font-family="{FONTS}">',
         f"<title>{_escaped(label)}</title>",
-        f"<style>{_css(dark)}</style>",
+        f"<style>{_css(dark, scope)}</style>",
         '<rect class="nnx-f-paper" width="100%" height="100%"/>',
         *itertools.chain.from_iterable(map(_lines, items)),
         "</svg>",
@@ -132,21 +133,21 @@ def svg(items: Sequence[Any], width: float, height: float, label: str, dark: boo
     return "\n".join(lines) + "\n"
 
 
-def _css(dark: bool | None) -> str:
-    """Return classes for each colour: as a fill, and as a stroke.
+def _css(dark: bool | None, scope: str) -> str:
+    """Return classes for each colour: as a fill, and as a stroke, inside of one class of pictures.
 
     Written out and not as variables or currentColor: programs that turn an SVG into pixels know
     neither, nor the media query, and then show the light colours.
     """
-    chosen = "".join(_rules(name, value) for name, value in colours(dark).items())
+    chosen = "".join(_rules(scope, name, value) for name, value in colours(dark).items())
     if dark is not None:
         return chosen
-    night = "".join(_rules(name, value) for name, value in DARK.items() if value != LIGHT[name])
+    night = "".join(_rules(scope, name, value) for name, value in DARK.items())
     return f"{chosen}@media (prefers-color-scheme:dark){{{night}}}"
 
 
-def _rules(name: str, value: str) -> str:
-    return f".nnx-graph .nnx-f-{name}{{fill:{value}}}.nnx-graph .nnx-s-{name}{{stroke:{value}}}"
+def _rules(scope: str, name: str, value: str) -> str:
+    return f".{scope} .nnx-f-{name}{{fill:{value}}}.{scope} .nnx-s-{name}{{stroke:{value}}}"
 
 
 def _escaped(text: str) -> str:
