@@ -202,7 +202,7 @@ def bench(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Measure loops, vectors, compiled code and GPU side by side, on this machine.
+    """Measure loops, vectors, compiled code and GPU on this machine.
 
     Each contestant is a process of its own and is checked to compute the same before it is timed;
     contestants take turns, and medians with their spread are reported. What cannot run here is
@@ -248,7 +248,9 @@ def graph(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Draw the computation graph: each tensor with its values and its gradient.
+    """Draw the computation graph with its values and gradients.
+
+    Each tensor of the computation is a box with its values and its gradient in short.
 
     The network runs forward over some rows, and the loss backward. The .svg has tooltips with more
     figures, and is dark where the reader's system is.
@@ -287,7 +289,7 @@ def show(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Draw a picture of a run: what its neurons look for, what they answer, how it learned.
+    """Draw a picture of a run: weights, neurons, curves, mistakes.
 
     weights: each neuron of the first layer as an image, green positive, red negative. activations:
     one image, and each layer's neurons lit. history: the curves of training. confusion, roc: how

@@ -224,7 +224,7 @@ def _told(last: Array | None, names: Sequence[str], label: Any) -> str:
     if not truth:
         return text
     verdict = "right" if truth == names[best] else "wrong"
-    return f"{text}   truth {truth}: {verdict}"
+    return f"{text}, truth {truth}: {verdict}"
 
 
 def _answers(model: Module, x: Any) -> tuple[Array, list[_Layer]]:
@@ -391,8 +391,8 @@ def _named(
     """Write the class and its probability beside each neuron of the last layer."""
     best = int(values.argmax())
     for k, (x, y) in enumerate(centres):
-        mark = "  ← truth" if str(label) == names[k] and k != best else ""
-        axes.text(x + radius + 0.1, y, f"{names[k]}  {values[k]:.1%}{mark}", va="center",
+        mark = " ← truth" if str(label) == names[k] and k != best else ""
+        axes.text(x + radius + 0.1, y, f"{names[k]}: {values[k]:.1%}{mark}", va="center",
                   fontsize=9, weight="bold" if k == best else "normal",
                   color=use["ink"] if k == best or mark else use["muted"])  # fmt: skip
 

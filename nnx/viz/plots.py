@@ -95,7 +95,7 @@ def confusion(
         _matrix(axes, counts, use)
         axes.set_xticks(range(n_classes), names, rotation=_slant(names))
         axes.set_yticks(range(n_classes), names)
-        axes.set(xlabel="predicted    (shade: share of the row)", ylabel="true")
+        axes.set(xlabel="predicted (shade: share of the row)", ylabel="true")
         axes.set_title(f"{accuracy:.2%} of {counts.sum():,} right")
     return Plot(figure, f"confusion matrix, {accuracy:.2%} of {counts.sum():,} right")
 
@@ -166,7 +166,7 @@ def roc(
                 panel.plot(
                     false_rate, true_rate, linewidth=1.8, linestyle=LINES[i % len(LINES)],
                     color=palette(0.25 + 0.75 * i / max(len(shown) - 1, 1)),
-                    label=f"{names[c]}  {area:.4f}",
+                    label=f"{names[c]}: {area:.4f}",
                 )  # fmt: skip
         if corner:
             _enlarge(axes, panels[1], use)
