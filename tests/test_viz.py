@@ -274,6 +274,13 @@ def test_layout_of_a_chain_is_a_straight_line():
     assert len({y for _, y, _ in layout.places.values()}) == 1
 
 
+def test_boxes_without_inputs_stand_just_before_their_use():
+    given = [Box(key, 50.0, 30.0) for key in ("x", "w1", "z1", "w2", "z2")]
+    edges = [("x", "z1"), ("w1", "z1"), ("z1", "z2"), ("w2", "z2")]
+    places = lay_out(given, edges).places
+    assert places["w2"][0] == places["z1"][0] > places["w1"][0] == places["x"][0]
+
+
 def test_long_graph_wraps_into_bands():
     given = [Box(i, 100.0, 30.0) for i in range(30)]
     layout = lay_out(given, [(i, i + 1) for i in range(29)], max_width=1000.0)
@@ -395,6 +402,12 @@ def test_confusion_counts_rows_of_truth_and_columns_of_predictions():
     cells = {(*map(int, t.get_position()[::-1]),): t.get_text() for t in axes.texts}
     assert cells == {(0, 0): "1", (0, 1): "2", (1, 1): "1", (2, 2): "1"}
     assert "60.00% of 5 right" in texts_of(axes.figure)
+
+
+def test_names_of_classes_are_no_mathematics():
+    picture = viz.confusion([0, 1], [0, 1], classes=["<dog>", "$x_1$"])
+    svg = picture.render("svg").decode()
+    assert svg.count("&lt;dog&gt;") == 2 and svg.count("$x_1$</text>") == 2
 
 
 def test_roc_is_the_area_worked_out_by_hand():
@@ -534,9 +547,11 @@ def test_pictures_need_no_display_and_pyplot_is_left_alone():
 def test_drawing_leaves_matplotlibs_settings_alone():
     import matplotlib
 
-    before = dict(matplotlib.rcParams)
-    viz.history({"loss": [1.0]}, dark=True)._repr_png_()
-    assert dict(matplotlib.rcParams) == before
+    with matplotlib.rc_context({"savefig.facecolor": "red", "savefig.bbox": "tight"}):
+        before = dict(matplotlib.rcParams)
+        pixels = decoded(viz.history({"loss": [1.0]}, dark=True))
+        assert dict(matplotlib.rcParams) == before
+    assert pixels[1, 1].mean() < 60 and pixels.shape[1] == round(4.6 * 144)
 
 
 # Notebooks

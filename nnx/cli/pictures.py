@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnx import viz
 from nnx.cli.inference import load_model, outputs, test_rows
 from nnx.cli.options import UsageError, choose_device
 from nnx.cli.output import Figure, print_figures
 from nnx.cli.run import HISTORY, Config, read_config
 from nnx.errors import DataError, did_you_mean
-from nnx.viz.picture import FORMATS
+from nnx.viz.picture import FORMATS, Picture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from nnx.viz import Picture
-
-PICTURES = ("weights", "activations", "history", "confusion", "roc", "mistakes")
 OF_CLASSES = ("confusion", "roc", "mistakes")
 
 
@@ -78,7 +77,7 @@ def show(
             f"mistakes are shown as images, and {asked.config.data} has none. "
             f"`nnx show confusion {run}` counts them."
         )
-    _write(globals()[f"_{what}"](asked), path, as_json=as_json)
+    _write(PICTURES[what](asked), path, as_json=as_json)
 
 
 def _what_and_run(words: list[str]) -> tuple[str, str]:
@@ -88,7 +87,7 @@ def _what_and_run(words: list[str]) -> tuple[str, str]:
     if len(words) == 1 and words[0] in PICTURES and not Path(words[0]).is_dir():
         raise UsageError(f"{words[0]} of which run? nnx show {words[0]} runs/digits, say.")
     if len(words) == 1:
-        return PICTURES[0], words[0]
+        return "weights", words[0]
     if words[0] not in PICTURES:
         raise UsageError(f"There is no picture {words[0]!r}. {did_you_mean(words[0], PICTURES)}")
     return words[0], words[1]
@@ -122,14 +121,10 @@ def _write(picture: Picture, path: Path, *, as_json: bool) -> None:
 
 
 def _weights(asked: _Asked) -> Picture:
-    from nnx import viz
-
     return viz.weights(asked.model(), shape=asked.config.sample_shape, dark=asked.dark)
 
 
 def _activations(asked: _Asked) -> Picture:
-    from nnx import viz
-
     config = asked.config
     rows, x, y = asked.rows()
     i = asked.one(len(rows))
@@ -141,8 +136,6 @@ def _activations(asked: _Asked) -> Picture:
 
 
 def _history(asked: _Asked) -> Picture:
-    from nnx import viz
-
     return viz.history(read_history(asked.folder), dark=asked.dark)
 
 
@@ -166,26 +159,26 @@ def _predicted(asked: _Asked) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 
 
 def _confusion(asked: _Asked) -> Picture:
-    from nnx import viz
-
     scores, y, _ = _predicted(asked)
     return viz.confusion(scores, y, classes=asked.config.classes, dark=asked.dark)
 
 
 def _roc(asked: _Asked) -> Picture:
-    from nnx import viz
-
     scores, y, _ = _predicted(asked)
     return viz.roc(scores, y, classes=asked.config.classes, dark=asked.dark)
 
 
 def _mistakes(asked: _Asked) -> Picture:
-    from nnx import viz
-
     scores, y, rows = _predicted(asked)
     return viz.mistakes(
         scores, y, rows, classes=asked.config.classes, shape=asked.shape, dark=asked.dark
     )
+
+
+PICTURES: dict[str, Callable[[_Asked], Picture]] = {
+    "weights": _weights, "activations": _activations, "history": _history,
+    "confusion": _confusion, "roc": _roc, "mistakes": _mistakes,
+}  # fmt: skip
 
 
 def graph(
@@ -193,8 +186,6 @@ def graph(
     device: str | None, dark: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Draw the computation graph of a run over some rows, write it, and print its path."""
-    from nnx import viz
-
     path = _output(output, run, "graph.svg")
     asked = _Asked(run, data, target, image, device, dark)
     config = asked.config
@@ -203,6 +194,5 @@ def graph(
     chosen = slice(0, config.batch_size) if image is None else slice(first, first + 1)
     if not config.classes:
         y = ((y - config.y_mean) / config.y_scale).astype("float32")
-    # Written to a file, a picture follows the reader's system unless dark was asked for.
     picture = viz.graph(asked.model(), x[chosen], y[chosen], loss=config.loss, dark=asked.dark)
     _write(picture, path, as_json=as_json)

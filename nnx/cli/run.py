@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnx.cli.options import UsageError
-from nnx.errors import CheckpointError
+from nnx.errors import CheckpointError, DataError
 from nnx.files import replace_file
 
 if TYPE_CHECKING:
@@ -199,14 +199,12 @@ def write_history(folder: Path, history: dict[str, Sequence[float]]) -> None:
 
 def write_curves(folder: Path, history: dict[str, Sequence[float]]) -> bool:
     """Draw curves.svg, a panel for each measure; return whether matplotlib is there to do it."""
-    from importlib.util import find_spec
-
     from nnx import viz
+    from nnx.viz.picture import library
 
     try:
-        if find_spec("matplotlib") is None:
-            return False
-    except ValueError:  # what a module that is blocked, None in sys.modules, gives
+        library()
+    except DataError:
         return False
     viz.history(history).save(folder / CURVES)
     return True

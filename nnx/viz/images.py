@@ -113,7 +113,7 @@ def weights(model: Module, *, shape: Sequence[int] | None = None, dark: bool | N
                         weight="normal" if i else "bold", fontsize=9 if i else 11,
                         color=use["muted" if i else "ink"])  # fmt: skip
         _sign_legend(figure, limit, use, "weight")
-    return Plot(figure, f"weights of {shown} neurons, from −{limit:.3g} to +{limit:.3g}")
+    return Plot(figure, f"weights of {shown} neurons, from −{limit:.3g} to +{limit:.3g}", dark)
 
 
 def _across(n: int) -> int:
@@ -212,7 +212,7 @@ def activations(
         legend += "; lines: weight × answer, green adds, red takes" if lines else ""
         figure.text(0.3 / width, 1 - 0.42 / height, told, fontsize=14, weight="bold")
         figure.text(0.3 / width, 0.22 / height, legend, fontsize=8, color=use["muted"])
-    return Plot(figure, told)
+    return Plot(figure, told, dark)
 
 
 def _told(last: Array | None, names: Sequence[str], label: Any) -> str:
@@ -444,4 +444,4 @@ def mistakes(
                 f"truth {names[true[row]]}", fontsize=9, loc="center", linespacing=1.35, pad=4,
             )  # fmt: skip
             panel.set_xlabel(f"image {row}", fontsize=8, color=use["muted"], labelpad=2)
-    return Plot(figure, text)
+    return Plot(figure, text, dark)

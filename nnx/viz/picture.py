@@ -81,12 +81,12 @@ class Picture:
 class Plot(Picture):
     """A picture drawn by matplotlib; ``figure`` is open to changes."""
 
-    def __init__(self, figure: Any, text: str) -> None:
-        self.figure, self.text = figure, text
+    def __init__(self, figure: Any, text: str, dark: bool | None) -> None:
+        self.figure, self.text, self.dark = figure, text, dark
 
     def render(self, format: str) -> bytes:
         """Return the picture as a file of a format: svg, png or pdf."""
-        return rendered(self.figure, format)
+        return rendered(self.figure, format, self.dark)
 
     def _repr_png_(self) -> bytes:
         return self.render("png")
@@ -138,8 +138,7 @@ def style(dark: bool | None = None) -> Iterator[dict[str, str]]:
         "axes.grid": False, "grid.color": use["border"], "grid.linewidth": 0.6,
         "figure.facecolor": use["paper"], "savefig.facecolor": use["paper"], "legend.frameon":
         False, "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "figure.dpi": DPI,
-        "text.parse_math": False, "text.usetex": False, "savefig.bbox": None,
-        "figure.autolayout": False, "svg.fonttype": "none",
+        "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "nnx",
     }  # fmt: skip
     # Of the user's own settings none changes a picture; asking for the backend would open one.
     defaults = {k: v for k, v in matplotlib.rcParamsDefault.items() if k != "backend"}
@@ -155,12 +154,11 @@ def new_figure(width: float, height: float, *, constrained: bool = True) -> Any:
     return figure
 
 
-def rendered(figure: Any, format: str) -> bytes:
+def rendered(figure: Any, format: str, dark: bool | None) -> bytes:
     """Return a figure as a file; the same figure always gives the same bytes."""
     drawn = io.BytesIO()
-    # A fixed salt and no date. Text stays text in an SVG.
-    settings = {"svg.hashsalt": "nnx", "svg.fonttype": "none", "savefig.bbox": None}
+    # No date, and in the style again, as labels of axes are made only when they are drawn.
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format)
-    with library().rc_context(settings):
+    with style(dark):
         figure.savefig(drawn, format=format, dpi=figure.dpi, metadata=metadata)
     return drawn.getvalue()

@@ -39,7 +39,7 @@ def history(history: Any, *, dark: bool | None = None) -> Plot:
                                   strict=True):  # fmt: skip
             _curves(panel, measured, measure, use)
     last = ", ".join(f"{name} {measured[name][-1]:.4g}" for name in measured)
-    return Plot(figure, f"{len(measured[measures[0]])} epochs: {last}")
+    return Plot(figure, f"{len(measured[measures[0]])} epochs: {last}", dark)
 
 
 def _curves(
@@ -97,7 +97,7 @@ def confusion(
         axes.set_yticks(range(n_classes), names)
         axes.set(xlabel="predicted (shade: share of the row)", ylabel="true")
         axes.set_title(f"{accuracy:.2%} of {counts.sum():,} right")
-    return Plot(figure, f"confusion matrix, {accuracy:.2%} of {counts.sum():,} right")
+    return Plot(figure, f"confusion matrix, {accuracy:.2%} of {counts.sum():,} right", dark)
 
 
 def _slant(names: Sequence[str]) -> int:
@@ -176,7 +176,7 @@ def roc(
         axes.set_title(f"area under the curve {mean:.4f}" + (", mean" if len(shown) > 1 else ""))
         entries = axes.get_legend_handles_labels()
         figure.legend(*entries, title="class, area", loc="outside right upper", fontsize=9)
-    return Plot(figure, f"ROC curves, area {mean:.4f}")
+    return Plot(figure, f"ROC curves, area {mean:.4f}", dark)
 
 
 def _enlarge(axes: Any, panel: Any, use: dict[str, str]) -> None:

@@ -219,7 +219,7 @@ def drawn(
         _draw(axes, item, use)
     sharpest = min(MAX_SIDE / max(width, height), (MAX_AREA / (width * height)) ** 0.5)
     figure.dpi = min(DPI, 72 * sharpest)
-    return rendered(figure, format)
+    return rendered(figure, format, dark)
 
 
 def _draw(axes: Any, item: Any, use: dict[str, str]) -> None:
