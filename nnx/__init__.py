@@ -98,7 +98,7 @@ for _module in _ops.MODULES:
 
 _LAZY = (
     "backends", "callbacks", "checkpoint", "data", "fit", "metrics", "nn", "optim", "random",
-    "testing",
+    "testing", "viz",
 )  # fmt: skip
 
 __all__ = [

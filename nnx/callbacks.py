@@ -121,6 +121,11 @@ class History(Callback):
         last = ", ".join(f"{name} {values[-1]:.4g}" for name, values in self.history.items())
         return f"<History of {len(self.epoch)} epochs{': ' if last else ''}{last}>"
 
+    def _repr_html_(self) -> str:
+        from nnx.viz import notebook
+
+        return notebook.of_history(self)
+
 
 class LambdaCallback(Callback):
     """Functions as hooks: ``LambdaCallback(on_epoch_end=lambda epoch, logs: print(logs))``."""

@@ -71,11 +71,11 @@ def _bad_layer(model: Module, x: Tensor) -> str | None:
     """Run the batch again and return the first layer whose output is not finite."""
     found: list[tuple[str, Module, Tensor]] = []
 
-    def watch(path: str, module: Module, out: Any) -> None:
+    def watch(path: str, module: Module, inputs: Any, out: Any) -> None:
         if not found and isinstance(out, Tensor) and len(_bad_places(out)):
             found.append((path, module, out))
 
-    with enable_grad(), _watched(model, watch):
+    with enable_grad(), watched(model, watch):
         model(x)
     if not found:
         return None
@@ -87,15 +87,15 @@ def _bad_layer(model: Module, x: Tensor) -> str | None:
 
 
 @contextlib.contextmanager
-def _watched(model: Module, watch: Callable[[str, Module, Any], None]) -> Iterator[None]:
-    """Call ``watch`` with the output of every module below, innermost first."""
+def watched(model: Module, watch: Callable[[str, Module, Any, Any], None]) -> Iterator[None]:
+    """Call ``watch`` with inputs and output of every module below, innermost first."""
 
     def wrapped(path: str, module: Module) -> Callable[..., Any]:
         forward = module.forward
 
         def call(*inputs: Any, **settings: Any) -> Any:
             out = forward(*inputs, **settings)
-            watch(path, module, out)
+            watch(path, module, inputs, out)
             return out
 
         return call

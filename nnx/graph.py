@@ -67,6 +67,11 @@ class Graph:
     def __repr__(self) -> str:
         return pretty(self)
 
+    def _repr_html_(self) -> str:
+        from nnx.viz import notebook
+
+        return notebook.of_graph(self)
+
     def with_eqns(self, eqns: Sequence[Eqn], outputs: Sequence[Var] | None = None) -> Graph:
         """Return a graph of the same inputs with other eqns."""
         return Graph(self.inputs, self.scalars, eqns, self.outputs if outputs is None else outputs)

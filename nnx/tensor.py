@@ -141,6 +141,11 @@ class Tensor:
         tape = ", requires_grad=True" if self.requires_grad else ""
         return f"Tensor({text}{kind}, device={self.device.name!r}{tape})"
 
+    def _repr_html_(self) -> str | None:
+        from nnx.viz import notebook
+
+        return notebook.of_tensor(self)
+
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec or not self.shape else str(self)
 

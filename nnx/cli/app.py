@@ -34,6 +34,8 @@ COMMANDS = {
         commands.parity,
         commands.doctor,
         commands.bench,
+        commands.graph,
+        commands.show,
     )
 }
 for _command in COMMANDS.values():

@@ -273,3 +273,86 @@ def bench(
 
     run(suite, devices=devices, peers=peers, quick=quick, rounds=rounds, report=report,
         json_file=json_file)  # fmt: skip
+
+
+Output = Annotated[
+    str | None,
+    typer.Option("--output", "-o", metavar="FILE", show_default=False,
+                 help="A .svg, .png or .pdf to write.  [default: in the run's directory]"),
+]  # fmt: skip
+Dark = Annotated[bool, typer.Option("--dark", help="On dark paper.")]
+
+
+def graph(
+    run: Run,
+    output: Output = None,
+    data: EvaluationData = None,
+    target: Annotated[
+        str | None, _option("--target", "COLUMN", "The known column of a .csv.", "as in training")
+    ] = None,
+    image: Annotated[
+        int | None, _option("--image", "N", "Of this row alone.", "the first batch to test on")
+    ] = None,
+    device: DeviceName = None,
+    dark: Dark = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Draw the computation graph with its values and gradients.
+
+    Each tensor of the computation is a box with its values and its gradient in short.
+
+    The network runs forward over some rows, and the loss backward. The .svg has tooltips with more
+    figures, and is dark where the reader's system is.
+
+    Example:  nnx graph runs/digits -o graph.svg
+    """
+    from nnx.cli.pictures import graph as draw
+
+    draw(run, output=output, data=data, target=target, image=image, device=device, dark=dark,
+         as_json=as_json)  # fmt: skip
+
+
+def show(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="WHAT",
+            show_default=False,
+            help="weights, activations, history, confusion, roc or mistakes.  [default: weights]",
+        ),
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="RUN", show_default=False, help="A directory of nnx train."),
+    ] = None,
+    output: Output = None,
+    data: EvaluationData = None,
+    target: Annotated[
+        str | None, _option("--target", "COLUMN", "The known column of a .csv.", "as in training")
+    ] = None,
+    image: Annotated[
+        int | None, _option("--image", "N", "For activations: which row.", "0")
+    ] = None,
+    device: DeviceName = None,
+    dark: Dark = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Draw a picture of a run: weights, neurons, curves, mistakes.
+
+    weights: each neuron of the first layer as an image, green positive, red negative. activations:
+    one image, and each layer's neurons lit. history: the curves of training. confusion, roc: how
+    classes are told apart. mistakes: the wrong answers that were surest.
+
+    Example:  nnx show runs/digits -o weights.png
+
+    Example:  nnx show activations runs/digits --image 7
+
+    Example:  nnx show mistakes runs/digits --dark -o mistakes.svg
+    """
+    from nnx.cli.pictures import show as draw
+
+    words = [word for word in (what, run) if word is not None]
+    draw(words, output=output, data=data, target=target, image=image, device=device, dark=dark,
+         as_json=as_json)  # fmt: skip

@@ -28,7 +28,7 @@ def evaluate(
     folder = Path(run)
     config = read_config(folder)
     where = choose_device(device, measure=False)
-    rows, y, what = _test_rows(config, data or config.data, target or config.target)
+    rows, y, what = test_rows(config, data or config.data, target or config.target)
     model = load_model(folder, where)
     figures = [
         Figure("data", data or config.data, "data", f"{data or config.data}, {what}"),
@@ -39,7 +39,7 @@ def evaluate(
     print_figures(figures, as_json=as_json, title=f"{folder}, tested")
 
 
-def _test_rows(config: Config, data: str, target: str | None) -> tuple[Array, Array, str]:
+def test_rows(config: Config, data: str, target: str | None) -> tuple[Array, Array, str]:
     """Return rows that training has not seen, their targets, and which rows they are."""
     source = read_source(data, target if data.lower().endswith(".csv") else None)
     what = "its test part" if source.x_test is not None else "all rows"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnx.cli.options import UsageError
-from nnx.errors import CheckpointError
+from nnx.errors import CheckpointError, DataError
 from nnx.files import replace_file
 
 if TYPE_CHECKING:
@@ -199,31 +199,12 @@ def write_history(folder: Path, history: dict[str, Sequence[float]]) -> None:
 
 def write_curves(folder: Path, history: dict[str, Sequence[float]]) -> bool:
     """Draw curves.svg, a panel for each measure; return whether matplotlib is there to do it."""
-    import io
+    from nnx import viz
+    from nnx.viz.picture import library
 
     try:
-        import matplotlib  # type: ignore[import-not-found, unused-ignore]
-        from matplotlib.figure import (  # type: ignore[import-not-found, unused-ignore]
-            Figure,
-        )
-    except ImportError:
+        library()
+    except DataError:
         return False
-    measures = [name for name in history if not name.startswith("val_")]
-    figure = Figure(figsize=(4.5 * len(measures), 3.2), layout="constrained")
-    for panel, measure in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures,
-                              strict=True):  # fmt: skip
-        for name, label in ((measure, "training"), (f"val_{measure}", "validation")):
-            if name in history:
-                epochs = range(1, len(history[name]) + 1)
-                panel.plot(epochs, history[name], marker=".", label=label)
-        panel.set_xlabel("epoch")
-        panel.set_ylabel(measure)
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        if f"val_{measure}" in history:
-            panel.legend()
-    drawn = io.BytesIO()
-    # A fixed salt and no date, so that the same run draws the same file.
-    with matplotlib.rc_context({"svg.hashsalt": "nnx"}):
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
-    replace_file(folder / CURVES, [memoryview(drawn.getvalue())])
+    viz.history(history).save(folder / CURVES)
     return True

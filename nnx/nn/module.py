@@ -328,6 +328,11 @@ class Module:
         lines = [f"  ({name}): " + repr(part).replace("\n", "\n  ") for name, part in inside]
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])
 
+    def _repr_html_(self) -> str:
+        from nnx.viz import notebook
+
+        return notebook.of_module(self)
+
     def _settings_text(self) -> str:
         return ""
 

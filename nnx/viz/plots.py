@@ -1,0 +1,188 @@
+"""Plots of learning and of predictions: history, confusion, roc."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nnx.errors import DataError
+from nnx.viz.counts import (
+    class_names,
+    confusion_counts,
+    host,
+    labels,
+    probabilities,
+    roc_points,
+)  # fmt: skip
+from nnx.viz.picture import Plot, new_figure, style
+
+MANY_CLASSES = 20  # above, a cell of a confusion matrix has no room for its number
+VALIDATION = "val_"
+NEAR_PERFECT = 0.93  # mean area under ROC curves, from which their corner is enlarged
+LINES = ("solid", "dashed", "dashdot", "dotted")
+
+
+def history(history: Any, *, dark: bool | None = None) -> Plot:
+    """Return the curves of a training: a panel for each measure, with its validation.
+
+    Takes what `fit` returns, or a dict of lists. Raises: DataError where there is no epoch.
+    """
+    measured: Mapping[str, Sequence[float]] = getattr(history, "history", history)
+    measures = [name for name in measured if not name.startswith(VALIDATION)]
+    if not measures or not len(measured[measures[0]]):
+        raise DataError("history: there is no epoch to draw. Train first: model.fit(x, y).")
+    with style(dark) as use:
+        figure = new_figure(4.6 * len(measures), 3.4)
+        for panel, measure in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures,
+                                  strict=True):  # fmt: skip
+            _curves(panel, measured, measure, use)
+    last = ", ".join(f"{name} {measured[name][-1]:.4g}" for name in measured)
+    return Plot(figure, f"{len(measured[measures[0]])} epochs: {last}", dark)
+
+
+def _curves(
+    panel: Any, measured: Mapping[str, Sequence[float]], measure: str, use: dict[str, str]
+) -> None:
+    both = ((measure, "training", "first", "o"), (VALIDATION + measure, "validation", "second",
+                                                  "s"))  # fmt: skip
+    for name, label, colour, marker in both:
+        if name in measured:
+            values = measured[name]
+            few = len(values) <= 25
+            panel.plot(
+                range(1, len(values) + 1), values, color=use[colour], label=label, linewidth=1.8,
+                marker=marker if few or len(values) == 1 else None, markersize=4,
+                linestyle="solid" if name == measure else "dashed",
+            )  # fmt: skip
+    panel.set_title(measure)
+    panel.set_xlabel("epoch")
+    panel.grid(True, axis="y")
+    panel.xaxis.get_major_locator().set_params(integer=True)
+    if VALIDATION + measure in measured:
+        panel.legend()
+
+
+def confusion(
+    predictions: Any,
+    targets: Any,
+    *,
+    classes: Sequence[Any] | None = None,
+    dark: bool | None = None,
+) -> Plot:
+    """Return the confusion matrix: of each true class, how often it was taken for which.
+
+    Shapes: predictions (B, C) scores or (B,) class numbers; targets (B,) or rows (B, C).
+    The shade is the share of the row.
+    """
+    given = host(predictions)
+    if given.ndim == 1 and given.dtype.kind in "iu":
+        most = max(int(given.max(initial=0)), int(host(targets).max(initial=0)))
+        n_classes = len(classes) if classes else most + 1
+        predicted = labels(given, len(given), n_classes)
+    else:
+        shares = probabilities(given)
+        n_classes, predicted = shares.shape[1], shares.argmax(axis=1)
+    true = labels(targets, len(predicted), n_classes)
+    names = class_names(classes, n_classes)
+    counts = confusion_counts(predicted, true, n_classes)
+    accuracy = counts.trace() / max(counts.sum(), 1)
+    with style(dark) as use:
+        side = min(max(0.5 * n_classes + 1.6, 3.6), 12.0)
+        figure = new_figure(side + 0.3, side)
+        axes = figure.subplots()
+        _matrix(axes, counts, use)
+        axes.set_xticks(range(n_classes), names, rotation=_slant(names))
+        axes.set_yticks(range(n_classes), names)
+        axes.set(xlabel="predicted (shade: share of the row)", ylabel="true")
+        axes.set_title(f"{accuracy:.2%} of {counts.sum():,} right")
+    return Plot(figure, f"confusion matrix, {accuracy:.2%} of {counts.sum():,} right", dark)
+
+
+def _slant(names: Sequence[str]) -> int:
+    return 45 if max(map(len, names)) > 3 else 0
+
+
+def _matrix(axes: Any, counts: Any, use: dict[str, str]) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    shades = LinearSegmentedColormap.from_list("share", [use["paper"], use["first"]])
+    # The root lets faults be seen beside the many that are right.
+    axes.imshow(np.sqrt(share), cmap=shades, vmin=0, vmax=1, interpolation="nearest")
+    n = len(counts)
+    axes.set_xticks(np.arange(1, n) - 0.5, minor=True)
+    axes.set_yticks(np.arange(1, n) - 0.5, minor=True)
+    axes.grid(True, which="minor")
+    axes.tick_params(which="both", length=0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    if n > MANY_CLASSES:
+        return
+    for i in range(n):
+        for j in range(n):
+            if counts[i, j]:
+                strong = share[i, j] > 0.35
+                axes.text(j, i, f"{counts[i, j]:,}", ha="center", va="center", fontsize=9,
+                          weight="bold" if i == j else "normal",
+                          color=use["paper"] if strong else use["ink"])  # fmt: skip
+
+
+def roc(
+    predictions: Any,
+    targets: Any,
+    *,
+    classes: Sequence[Any] | None = None,
+    dark: bool | None = None,
+) -> Plot:
+    """Return ROC curves: each class against the rest, or of two classes the second.
+
+    Shapes: predictions (B, C) or (B,) scores; targets (B,) or rows (B, C).
+    Raises: DataError where the targets are all of one class.
+    """
+    shares = probabilities(predictions)
+    n_classes = shares.shape[1]
+    true = labels(targets, len(shares), n_classes)
+    names = class_names(classes, n_classes)
+    there = [c for c in range(n_classes) if 0 < (true == c).sum() < len(true)]
+    if not there:
+        raise DataError("roc: all targets are of one class, and nothing can be told apart.")
+    shown = [1] if n_classes == 2 else there
+    curves = {c: roc_points(shares[:, c], true == c) for c in shown}
+    mean = float(np.mean([area for _, _, area in curves.values()]))
+    with style(dark) as use:
+        from matplotlib import colormaps
+
+        figure = new_figure(6.4, 4.6)
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=use["muted"], linewidth=1, linestyle=(0, (2, 3)))
+        palette = colormaps["viridis" if dark else "viridis_r"]
+        corner = mean > NEAR_PERFECT
+        panels = [axes, axes.inset_axes((0.36, 0.12, 0.6, 0.6))] if corner else [axes]
+        for i, c in enumerate(shown):
+            false_rate, true_rate, area = curves[c]
+            for panel in panels:
+                panel.plot(
+                    false_rate, true_rate, linewidth=1.8, linestyle=LINES[i % len(LINES)],
+                    color=palette(0.25 + 0.75 * i / max(len(shown) - 1, 1)),
+                    label=f"{names[c]}: {area:.4f}",
+                )  # fmt: skip
+        if corner:
+            _enlarge(axes, panels[1], use)
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal",
+                 xlabel="false positives, share", ylabel="true positives, share")  # fmt: skip
+        axes.grid(True)
+        axes.set_title(f"area under the curve {mean:.4f}" + (", mean" if len(shown) > 1 else ""))
+        entries = axes.get_legend_handles_labels()
+        figure.legend(*entries, title="class, area", loc="outside right upper", fontsize=9)
+    return Plot(figure, f"ROC curves, area {mean:.4f}", dark)
+
+
+def _enlarge(axes: Any, panel: Any, use: dict[str, str]) -> None:
+    """Make a panel show the upper left corner, where good curves are."""
+    panel.set(xlim=(0, 0.2), ylim=(0.8, 1.003), xticks=[0, 0.1, 0.2], yticks=[0.8, 0.9, 1])
+    panel.tick_params(labelsize=8)
+    panel.grid(True)
+    panel.set_title("the corner, enlarged", fontsize=8, weight="normal", color=use["muted"])
+    axes.indicate_inset_zoom(panel, edgecolor=use["muted"])
