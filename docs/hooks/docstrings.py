@@ -41,8 +41,7 @@ def prose(paragraph):
     """Return a paragraph with its labels on lines of their own, and no sign taken for Markdown."""
     codes = CODE.findall(paragraph)
     rest = CODE.sub("\0", paragraph)
-    rest = re.sub(r"([*_<\[\]|#])", r"\\\1", rest)
-    rest = re.sub(r"^(\s*)([-+])", r"\1\\\2", rest, flags=re.MULTILINE)
+    rest = re.sub(r"[*_<\[\]#]|^[-+]", lambda sign: f"&#{ord(sign[0])};", rest, flags=re.MULTILINE)
     for code in codes:
         rest = rest.replace("\0", f"`{code.strip('`')}`", 1)
     return LABEL.sub(lambda found: f"\n\n**{found[2]}:** ", rest).strip()

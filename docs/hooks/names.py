@@ -31,7 +31,8 @@ def on_page_markdown(markdown, **_):
 def described(path):
     """Return one name as Markdown."""
     x = found(path)
-    call = f"```python\n{path}{signature(x)}\n```\n" if callable(x) else ""
+    called = callable(x) and not (isinstance(x, type) and issubclass(x, Exception))
+    call = f"```python\n{path.rpartition('.')[2]}{signature(x)}\n```\n" if called else ""
     return f"### `{path}` {{ #{path} }}\n\n{call}\n{as_markdown(inspect.getdoc(x) or '')}\n"
 
 
@@ -50,10 +51,10 @@ def found(path):
 
 
 def signature(x):
-    """Return how a function is called; an op is written over a namespace, which no caller gives."""
+    """Return how a function is called, without the namespace that an op is written over."""
     signed = inspect.signature(x)
     parameters = list(signed.parameters.values())
-    if hasattr(x, "op"):
+    if hasattr(x, "op") or (parameters and parameters[0].name == "self"):
         parameters = parameters[1:]
     bare = [p.replace(annotation=inspect.Parameter.empty) for p in parameters]
     return str(signed.replace(parameters=bare, return_annotation=inspect.Signature.empty))
