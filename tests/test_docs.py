@@ -44,7 +44,7 @@ RUNNING = [page for page in PAGES if blocks(page)]
 
 
 def printed(page, folder):
-    """Return what each block of a page prints, run one after the other in a process of their own."""
+    """Return what each block of a page prints, all run in order in one new process."""
     if name_of(page) == SHELL:
         mark, command = f"printf '{MARK}'\n", ["bash", "-e", "page"]
     else:

@@ -1,4 +1,4 @@
-"""nnx's docstrings as Markdown: the lines of Shapes, Raises, ..., doctests, and signs as they are."""
+"""Docstrings as Markdown: lines such as Shapes and Raises apart, doctests, signs as they are."""
 
 import re
 
