@@ -50,11 +50,9 @@ def printed(page, folder):
     else:
         mark, command = f"print({MARK!r}, end='')\n", [sys.executable, "-W", "error", "page"]
     (folder / "page").write_text(mark.join(code for code, _ in blocks(page)), encoding="utf-8")
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    done = subprocess.run(
-        command, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True,
-        timeout=120,
-    )  # fmt: skip
+    env = {name: value for name, value in os.environ.items() if name != "NNX_DEVICE"}
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, f"{name_of(page)}:\n{done.stdout}\n{done.stderr}"
     assert name_of(page) == SHELL or not done.stderr, f"{name_of(page)}:\n{done.stderr}"
     return done.stdout.split(MARK)
