@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from nnx.native import address
-from nnx.repeat import Repeat
+from nnx.next_call import Repeat
 
 __all__ = ["Epoch", "Steps"]
 

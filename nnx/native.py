@@ -13,7 +13,7 @@ from nnx.tensor import Tensor
 
 if TYPE_CHECKING:
     from nnx.jit import _Call, _Entry
-    from nnx.repeat import Repeat
+    from nnx.next_call import Repeat
 
 MISSED = object()
 """What the short way of a call returns for one that it does not serve."""
@@ -208,6 +208,6 @@ class Native:
             or any(self._last[i] is None for i in range(entry.n_arguments))
         ):
             return None
-        from nnx.repeat import Repeat
+        from nnx.next_call import Repeat
 
         return Repeat(self, args, env)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import html
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -283,6 +282,8 @@ def call_time_s(call: Callable[[], object], synchronize: Callable[[], object]) -
     found = [first]
     while len(found) <= ROUNDS and time.perf_counter() < end:
         found.append(block(n))
+    import statistics
+
     return statistics.median(found[1:] or found)
 
 

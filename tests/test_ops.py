@@ -4,6 +4,8 @@ What a row checks stands in `nnx.testing.conformance`, what goes into it in `nnx
 """
 
 import inspect
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -339,3 +341,16 @@ def test_device_arrays_are_not_shared_with_results():
         y = apply(OPS[name], (x,), attrs)
         y[0] = 5.0
         np.testing.assert_array_equal(host, 1.0)
+
+
+def test_no_module_takes_the_place_of_something_public():
+    """A module that is imported becomes an attribute of the package, in place of an op so named."""
+    code = (
+        "import importlib, pkgutil, types, nnx\n"
+        "for part in pkgutil.iter_modules(nnx.__path__):\n"
+        "    importlib.import_module(f'nnx.{part.name}')\n"
+        "print(*[n for n in nnx.__all__ if isinstance(getattr(nnx, n), types.ModuleType)])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(found.stdout.split()) <= {"nn", "optim", "random", "data", "testing", "viz"}
+    assert all(callable(getattr(nnx, name)) for name in OPS if name in nnx.__all__)

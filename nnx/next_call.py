@@ -56,7 +56,7 @@ class _Text:
             head.append(f"        nonlocal {', '.join(places)}")
         text = "\n".join([*head, *(f"    {line}" for line in self.lines), "    return call"])
         scope: dict[str, Any] = {}
-        exec(compile(text, "<nnx.repeat>", "exec"), scope)
+        exec(compile(text, "<nnx.next_call>", "exec"), scope)
         return scope["make"](**self.names)
 
 
