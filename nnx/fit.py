@@ -167,7 +167,7 @@ def _probe(model: Module, setup: Compiled, data: Data, size: int) -> Tensor:
             _check_labels(setup.loss, prediction, data.y)
         value = setup.loss(prediction, y)
         for metric in setup.metrics:
-            metric.measure(prediction, y)
+            metric.finish(metric.measure(prediction, y))
     if not isinstance(value, Tensor) or value.size != 1 or value.shape:
         shape = getattr(value, "shape", None)
         raise ShapeError(
