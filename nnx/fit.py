@@ -35,6 +35,7 @@ from nnx.loop import (
 from nnx.nn import losses
 from nnx.nn.module import Module
 from nnx.ops.loss import binary_cross_entropy, check_classes, cross_entropy
+from nnx.rows import array_data
 from nnx.tape import no_grad
 from nnx.tensor import Tensor, asarray
 
@@ -246,6 +247,8 @@ def fit(
 
     ``x`` and ``y`` are arrays, of the host or of any device, and are moved to the model's device
     once; or ``x`` is an iterable of batches ``(x, y)`` or ``(x, y, weights)``, read once an epoch.
+    A large memory-mapped array, or one whose copy would take more than a quarter of the device's
+    memory, stays where it is: each batch is read, shuffled too, and moved.
     ``validation_split`` keeps the last part of the arrays, before they are shuffled. Shuffles come
     from nnx.random: one seed gives the same on every device. Training runs over the epochs
     ``initial_epoch`` to ``epochs`` - 1. ``resume`` is a file of `nnx.callbacks.Checkpoint`: goes on
@@ -352,7 +355,7 @@ def predict(model: Module, x: Any, batch_size: int = EVALUATION_ROWS) -> Any:
 
     size = _whole("batch_size", batch_size, 1)
     place = _place(model)
-    data: Data = StreamData(place, x, needs_targets=False) if is_stream(x) else ArrayData(place, x)
+    data: Data = StreamData(place, x, needs_targets=False) if is_stream(x) else array_data(place, x)
     parts = []
     with no_grad(), mode(model, training=False):
         for batch, _, _ in data.batches(size):

@@ -24,6 +24,7 @@ from nnx.nn.module import Module
 from nnx.op import recording
 from nnx.ops import reduce
 from nnx.optim import Optimizer
+from nnx.rows import RowData
 from nnx.tape import enable_grad, no_grad
 from nnx.tensor import Tensor
 
@@ -248,7 +249,10 @@ class Loop:
         self._size, self._last = size, last
         self._step = setup.step(model, jitted)
         self._at_once = 8
-        self._suspect = isinstance(data, ArrayData) and not diagnose.is_finite(data.x)
+        # What is read by rows is looked at batch by batch, not read once more beforehand.
+        self._suspect = isinstance(data, RowData) or (
+            isinstance(data, ArrayData) and not diagnose.is_finite(data.x)
+        )
 
     def run(self, epochs: range, shuffle: bool) -> None:
         """Train.
@@ -280,7 +284,7 @@ class Loop:
         model, setup, hooks, data = self._model, self._setup, self._hooks, self._data
         order = None
         if shuffle and isinstance(data, ArrayData):
-            backend = data.x.device.backend
+            backend = model.device.backend
             order = backend.permutation(random.default_generator(), data.rows)
         tally = Tally(setup.metrics)
         total, rows, step = 0.0, 0, 0
