@@ -158,8 +158,8 @@ import numpy as np
 from nnx import nn
 from nnx.callbacks import LambdaCallback
 
-path, rows, width = sys.argv[1], 1024, 1 << 19
-x = np.lib.format.open_memmap(path, "w+", np.float32, (rows, width))  # 2 GiB, sparse
+path, rows, width = sys.argv[1], 512, 1 << 19
+x = np.lib.format.open_memmap(path, "w+", np.float64, (rows, width))  # 2 GiB, sparse
 x[7, 0] = 1.0
 y = np.zeros((rows, 1), np.float32)
 model = nn.Sequential(nn.Dense(1))
