@@ -205,6 +205,11 @@ class Optimizer:
         return [entry.param for entry in self._entries]
 
     @property
+    def has_schedule(self) -> bool:
+        """Whether a function of the steps sets the rate."""
+        return self._schedule is not None
+
+    @property
     def lr(self) -> float:
         """The learning rate in force: of the last step, or of the first if there was none.
 
