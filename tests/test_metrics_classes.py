@@ -261,6 +261,12 @@ def test_report_shows_a_class_that_is_nowhere_and_leaves_it_out():
     assert line == ["5", "-", "-", "-", "0"]
 
 
+def test_classes_may_be_named_as_the_averages():
+    report = metrics.of_matrix(np.array([[2, 1], [0, 3]]), ["accuracy", "macro avg"])
+    assert report.accuracy == 5 / 6 and report.classes[0][1]["recall"] == pytest.approx(2 / 3)
+    assert str(report).count("accuracy") == 2
+
+
 @pytest.mark.parametrize("n", [2, 10, 16, 40])
 def test_text_keeps_to_80_columns(n):
     names = [f"a name of some length, the number {i}" * (1 + i % 3) for i in range(n)]

@@ -17,14 +17,14 @@ from nnx.metrics.classes import confusion_matrix, f1, precision, recall
 from nnx.metrics.core import METRICS, Metric, State, added, ratio
 from nnx.metrics.ranking import RocCurve, roc_auc, roc_curve
 from nnx.metrics.regression import mae, mse, r2
-from nnx.metrics.report import classification_report, confusion_text
+from nnx.metrics.report import Report, classification_report, confusion_text, of_matrix
 from nnx.metrics.tally import Tally
 from nnx.ops.loss import binary_cross_entropy
 
 __all__ = [
-    "METRICS", "Metric", "RocCurve", "Tally", "accuracy", "binary_accuracy",
+    "METRICS", "Metric", "Report", "RocCurve", "Tally", "accuracy", "binary_accuracy",
     "classification_report", "confusion_matrix", "confusion_text", "f1", "get", "mae", "mse",
-    "precision", "r2", "recall", "roc_auc", "roc_curve", "top_k_accuracy",
+    "of_matrix", "precision", "r2", "recall", "roc_auc", "roc_curve", "top_k_accuracy",
 ]  # fmt: skip
 
 _WHOLE = ("confusion_matrix", "roc_curve", "classification_report", "confusion_text")

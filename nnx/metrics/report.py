@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from nnx.errors import DataError
 from nnx.metrics.classes import confusion_matrix, share
@@ -12,6 +12,8 @@ from nnx.metrics.classes import confusion_matrix, share
 WIDTH = 80
 MOST_CONFUSIONS = 20
 COLUMNS = ("precision", "recall", "f1-score")
+
+Row = dict[str, Any]
 
 
 def classification_report(
@@ -39,12 +41,45 @@ def classification_report(
     matrix = confusion_matrix(predictions, targets)
     if class_names is not None and len(class_names) > len(matrix):
         matrix = confusion_matrix(predictions, targets, len(class_names))
-    figures = of_matrix(matrix, class_names)
-    return figures if output_dict else report_text(figures)
+    report = of_matrix(matrix, class_names)
+    return report.as_dict() if output_dict else str(report)
 
 
-def of_matrix(matrix: Any, class_names: Sequence[str] | None = None) -> dict[str, Any]:
-    """Return the figures of a report as a dict, from a confusion matrix."""
+class Report(NamedTuple):
+    """Figures of each class by name, the accuracy, and the averages of the figures by name."""
+
+    classes: list[tuple[str, Row]]
+    accuracy: float
+    averages: dict[str, Row]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it under scikit-learn's keys."""
+        return {**dict(self.classes), "accuracy": self.accuracy, **self.averages}
+
+    def __str__(self) -> str:
+        """Return it as text."""
+        rest = 1 + 10 * (len(COLUMNS) + 1)
+        longest = max(len(name) for name, _ in (*self.classes, *self.averages.items()))
+        width = min(WIDTH - rest, longest)
+        support = self.averages["macro avg"]["support"]
+        return "\n".join([
+            " " * (width + 1) + "".join(f"{name:>10}" for name in (*COLUMNS, "support")),
+            "",
+            *(_line(name, row, width) for name, row in self.classes),
+            "",
+            f"{'accuracy':>{width}}{'':21}{self.accuracy:10.2f}{support:10d}",
+            *(_line(name, row, width) for name, row in self.averages.items()),
+        ])  # fmt: skip
+
+
+def _line(name: str, row: Row, width: int) -> str:
+    cells = ["-" if math.isnan(row[key]) else f"{row[key]:.2f}" for key in COLUMNS]
+    shown = "".join(f"{cell:>10}" for cell in (*cells, row["support"]))
+    return f"{_cut(name, width):>{width}} {shown}"
+
+
+def of_matrix(matrix: Any, class_names: Sequence[str] | None = None) -> Report:
+    """Return the report of a confusion matrix."""
     import numpy as np
 
     names = _names(matrix, class_names)
@@ -54,39 +89,19 @@ def of_matrix(matrix: Any, class_names: Sequence[str] | None = None) -> dict[str
     )
     columns = [share(hits, guessed), share(hits, actual), share(2.0 * hits, guessed + actual)]
     occurs = guessed + actual > 0
+    table = np.where(occurs[:, np.newaxis], np.stack(columns, axis=1), math.nan)
     total = int(actual.sum())
-    report: dict[str, Any] = {
-        name: {
-            **{key: float(column[i]) if occurs[i] else math.nan
-               for key, column in zip(COLUMNS, columns, strict=True)},
-            "support": int(actual[i]),
-        }
-        for i, name in enumerate(names)
-    }  # fmt: skip
-    report["accuracy"] = float(hits.sum() / total)
-    for name, weight in (("macro avg", 1.0 * occurs), ("weighted avg", actual)):
-        means = {
-            key: float(column @ weight / weight.sum())
-            for key, column in zip(COLUMNS, columns, strict=True)
-        }
-        report[name] = {**means, "support": total}
-    return report
 
+    def row(figures: Any, support: int) -> Row:
+        return {**dict(zip(COLUMNS, figures.tolist(), strict=True)), "support": support}
 
-def report_text(figures: dict[str, Any]) -> str:
-    """Return a report's dict as text."""
-    rest = 1 + 10 * (len(COLUMNS) + 1)
-    width = min(WIDTH - rest, max(12, *map(len, figures)))
-    lines = [" " * (width + 1) + "".join(f"{name:>10}" for name in (*COLUMNS, "support")), ""]
-    for name, row in figures.items():
-        if name == "accuracy" and not isinstance(row, dict):
-            support = figures["macro avg"]["support"]
-            lines += ["", f"{name:>{width}}{'':21}{row:10.2f}{support:10d}"]
-            continue
-        cells = ["-" if math.isnan(row[key]) else f"{row[key]:.2f}" for key in COLUMNS]
-        shown = "".join(f"{cell:>10}" for cell in (*cells, row["support"]))
-        lines.append(f"{_cut(name, width):>{width}} {shown}")
-    return "\n".join(lines)
+    weights = {"macro avg": 1.0 * occurs, "weighted avg": actual}
+    return Report(
+        [(name, row(table[i], int(actual[i]))) for i, name in enumerate(names)],
+        float(hits.sum() / total),
+        {name: row(np.array([c @ weight for c in columns]) / weight.sum(), total)
+         for name, weight in weights.items()},
+    )  # fmt: skip
 
 
 def confusion_text(matrix: Any, class_names: Sequence[str] | None = None) -> str:
