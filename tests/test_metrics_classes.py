@@ -93,6 +93,30 @@ def test_scores_of_classes_equal_scikit_learn(name, average):
     )
 
 
+@pytest.mark.parametrize("average", AVERAGES)
+def test_many_classes_are_counted_one_by_one_alike(average, monkeypatch):
+    scores, truth = draw((300, 70), 4), classes(70, 300, 5)
+    few = metrics.f1(scores[:, :60], truth % 60, average=average)
+    many = metrics.f1(scores, truth, average=average)
+    monkeypatch.setattr("nnx.metrics.classes.MATRIX", 70)
+    assert metrics.f1(scores, truth, average=average) == pytest.approx(many, rel=1e-15)
+    monkeypatch.setattr("nnx.metrics.classes.MATRIX", 0)
+    assert metrics.f1(scores[:, :60], truth % 60, average=average) == pytest.approx(few, rel=1e-15)
+
+
+def test_the_highest_scores_are_found_once(monkeypatch):
+    found, argmax = [], nnx.ops.reduce.argmax
+
+    def counted(x, **options):
+        found.append(x.shape)
+        return argmax(x, **options)
+
+    monkeypatch.setattr(nnx.ops.reduce, "argmax", counted)
+    tally = metrics.Tally([metrics.get(name) for name in ("accuracy", "f1", "recall")])
+    tally.add(nnx.asarray(SCORES), nnx.asarray(TRUTH))
+    assert tally.results()["accuracy"] == np.mean(GUESS == TRUTH) and found == [(60, 6)]
+
+
 def test_binary_scores_and_matrix_equal_scikit_learn():
     peer = pytest.importorskip("sklearn.metrics")
     for name in ("precision", "recall", "f1"):

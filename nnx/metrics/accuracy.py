@@ -6,7 +6,7 @@ from typing import Any
 
 from nnx import creation, dtypes, shapes
 from nnx.errors import DataError, ShapeError
-from nnx.metrics.core import State, metric
+from nnx.metrics.core import State, best, metric
 from nnx.ops import elementwise, layout, reduce
 
 
@@ -29,7 +29,7 @@ def accuracy(predictions: Any, targets: Any) -> State:
     check_scores(predictions, targets)
     if same_shape:
         targets = reduce.argmax(targets, axis=-1)
-    return _counted(reduce.argmax(predictions, axis=-1) == targets)
+    return _counted(best(predictions) == targets)
 
 
 @metric()

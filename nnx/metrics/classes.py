@@ -12,10 +12,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from nnx import dtypes, shapes
+from nnx import creation, dtypes, shapes
 from nnx.errors import DataError, LabelError, ShapeError
 from nnx.metrics.accuracy import check_scores
-from nnx.metrics.core import Metric, State, entered, one_of, tensors
+from nnx.metrics.core import Metric, State, best, entered, one_of, tensors
 from nnx.ops import elementwise, layout, reduce
 from nnx.ops.loss import check_classes
 from nnx.tape import no_grad
@@ -60,7 +60,7 @@ def decided(predictions: Any, targets: Any) -> tuple[Tensor, Tensor, int]:
     else:
         truth = _numbers(targets, whole)
         check_classes(truth.device.namespace, truth.array, n_classes)
-    return _flat(reduce.argmax(predictions, axis=-1).astype(whole)), _flat(truth), n_classes
+    return _flat(_numbers(best(predictions), whole)), _flat(truth), n_classes
 
 
 def _numbers(targets: Tensor, whole: Any) -> Tensor:
@@ -79,59 +79,80 @@ def _flat(x: Any) -> Tensor:
 
 def _count(places: Tensor, n: int) -> Tensor:
     """Return how often each of the numbers 0 to n - 1 occurs."""
-    ones = elementwise.equal(places, places).astype(places.dtype)
+    ones = creation.ones(places.shape, dtype=places.dtype, device=places.device)
     return layout.scatter_add(ones, places, key=("#0",), shape=(n,))
 
 
 # Counts of each class: hits, guessed, actual
 
 
-def count_classes(predictions: Any, targets: Any, multilabel: bool = False) -> State:
-    """Return hits, guesses and occurrences of each class, the largest score, and the kind.
+MATRIX = 64
+"""Up to so many classes each pair of a right class and a guess is counted, which is faster."""
 
-    The largest score is NaN where any is.
+
+def count_classes(predictions: Any, targets: Any, multilabel: bool = False) -> State:
+    """Return counts, what they are of, and the largest score, which is NaN where any is.
+
+    "pairs" are counts of each pair of classes, in a vector; "classes" and "labels" are hits,
+    guesses and occurrences of each class, or each column, in three rows.
     """
     top = reduce.max(predictions) if predictions.dtype.is_floating else 0.0
-    whole = predictions.device.nearest(dtypes.int64)
     if multilabel:
+        whole = predictions.device.nearest(dtypes.int64)
         shapes.loss(predictions.shape, targets.shape)
         guess, truth = predictions > 0, targets > 0.5
         if guess.ndim != 2:
             guess, truth = (part.reshape(-1, 1) for part in (guess, truth))
         sums = [reduce.sum(part.astype(whole), axis=0) for part in (guess & truth, guess, truth)]
-        return layout.stack(sums), top, "labels" if guess.shape[1] > 1 else "classes"
+        return layout.stack(sums), "labels", top
     guess, truth, n = decided(predictions, targets)
+    if n <= MATRIX and predictions.dtype.is_floating:
+        return _count(truth * n + guess, n * n), "pairs", top
     # One count for all three: what was guessed wrong goes to a place behind them.
     hits = elementwise.where(guess == truth, guess, 3 * n)
     places = layout.concat([hits, guess + n, truth + 2 * n])
-    counts = _count(places, 3 * n + 1)
-    return counts[: 3 * n].reshape(3, n), top, "classes"
+    return _count(places, 3 * n + 1)[: 3 * n].reshape(3, n), "classes", top
 
 
 def _merge_counts(first: State, second: State) -> State:
-    a, b = first[0], second[0]
-    n = max(a.shape[1], b.shape[1])
-    a, b = (x if x.shape[1] == n else layout.pad(x, ((0, 0), (0, n - x.shape[1]))) for x in (a, b))
-    return a + b, elementwise.maximum(first[1], second[1]), first[2]
+    (a, kind, top), (b, _, other) = first, second
+    if kind == "classes":  # of class numbers, the largest of which may have been missing
+        n = max(a.shape[1], b.shape[1])
+        a, b = (x if x.shape[1] == n else layout.pad(x, ((0, 0), (0, n - x.shape[1])))
+                for x in (a, b))  # fmt: skip
+    return a + b, kind, elementwise.maximum(top, other)
+
+
+def _three(state: State) -> Any:
+    """Return hits, guesses and occurrences of each class or column, as host arrays."""
+    import numpy as np
+
+    counts = np.asarray(state[0].numpy(), np.float64)
+    if state[1] == "pairs":
+        n = math.isqrt(counts.size)
+        pairs = counts.reshape(n, n)
+        return np.stack([pairs.diagonal(), pairs.sum(axis=0), pairs.sum(axis=1)])
+    if state[1] == "labels" and counts.shape[1] == 1:  # one question: the class 1 of two
+        return np.concatenate([np.zeros_like(counts), counts], axis=1)
+    return counts
 
 
 def _finish(score: Callable[..., Any], state: State, average: str | None = "auto") -> Any:
     """Return a score of the counts, averaged."""
     import numpy as np
 
-    counts = np.asarray(state[0].numpy(), np.float64)
-    kind, n = state[2], counts.shape[1]
-    if kind == "classes" and n == 1:  # a column of its own: the class 1 of two
-        n, counts = 2, np.concatenate([np.zeros_like(counts), counts], axis=1)
-    binary = kind == "classes" and n == 2
+    counts = _three(state)
+    n = counts.shape[1]
+    labels = state[1] == "labels" and state[0].shape[1] > 1
+    binary = n == 2 and not labels
     if average == "auto":
         average = "binary" if binary else "macro"
     if average == "binary" and not binary:
         raise DataError(
             f"average='binary' is for 2 classes, and there are {n} "
-            f"{'columns' if kind == 'labels' else 'classes'}. Take 'macro', 'micro' or 'weighted'."
+            f"{'columns' if labels else 'classes'}. Take 'macro', 'micro' or 'weighted'."
         )
-    if math.isnan(float(state[1])):
+    if math.isnan(float(state[2])):
         return np.full(n, math.nan) if average is None else math.nan
     if average == "micro":
         counts = counts.sum(axis=1, keepdims=True)
@@ -143,7 +164,7 @@ def _finish(score: Callable[..., Any], state: State, average: str | None = "auto
     _, guessed, actual = counts
     weight = actual
     if average == "macro":
-        weight = np.ones(n) if kind == "labels" else 1.0 * (guessed + actual > 0)
+        weight = np.ones(n) if labels else 1.0 * (guessed + actual > 0)
     total = weight.sum()
     return float(each @ weight / total) if total else 0.0
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from nnx import dtypes
 from nnx.errors import DataError, did_you_mean
+from nnx.ops import reduce
 from nnx.tape import no_grad
 from nnx.tensor import Tensor, asarray
 
@@ -82,6 +83,23 @@ def tensors(predictions: Any, targets: Any) -> tuple[Tensor, Tensor]:
         return predictions, asarray(targets, device=predictions.device)
     device = targets.device if isinstance(targets, Tensor) else "numpy"
     return asarray(predictions, device=device), asarray(targets, device=device)
+
+
+class Scores(Tensor):
+    """Predictions that several metrics look at; what they have in common is worked out once."""
+
+    __slots__ = ("_best",)
+
+    def best(self) -> Tensor:
+        """Return the number of the highest score of each row."""
+        if not hasattr(self, "_best"):
+            self._best = reduce.argmax(self, axis=-1)
+        return self._best
+
+
+def best(scores: Tensor) -> Tensor:
+    """Return the number of the highest score of each row; of equal ones the first."""
+    return scores.best() if isinstance(scores, Scores) else reduce.argmax(scores, axis=-1)  # type: ignore[no-any-return]
 
 
 def wide(x: Tensor) -> Tensor:

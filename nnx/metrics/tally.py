@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from nnx import shapes
-from nnx.metrics.core import Metric, State
+from nnx.metrics.core import Metric, Scores, State
 from nnx.tensor import Tensor
 
 
@@ -41,10 +41,11 @@ class Tally:
 
     def _measure(self, device: Any) -> None:
         concat = device.kernels["concat"]
-        joined = [
-            Tensor(column[0] if len(column) == 1 else concat(*column, axis=0), device)
+        predictions, targets = (
+            column[0] if len(column) == 1 else concat(*column, axis=0)
             for column in zip(*self._parts, strict=True)
-        ]
+        )
+        joined = Scores(predictions, device), Tensor(targets, device)
         self._parts, self._rows, self._elements = [], 0, 0
         made: dict[Any, State] = {}
         for i, metric in enumerate(self._metrics):
