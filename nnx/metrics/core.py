@@ -93,13 +93,13 @@ class Scores(Tensor):
     def best(self) -> Tensor:
         """Return the number of the highest score of each row."""
         if not hasattr(self, "_best"):
-            self._best = reduce.argmax(self, axis=-1)
+            self._best: Tensor = reduce.argmax(self, axis=-1)
         return self._best
 
 
 def best(scores: Tensor) -> Tensor:
     """Return the number of the highest score of each row; of equal ones the first."""
-    return scores.best() if isinstance(scores, Scores) else reduce.argmax(scores, axis=-1)  # type: ignore[no-any-return]
+    return scores.best() if isinstance(scores, Scores) else reduce.argmax(scores, axis=-1)
 
 
 def wide(x: Tensor) -> Tensor:
