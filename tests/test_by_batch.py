@@ -65,6 +65,17 @@ def test_figures_and_outputs_are_those_of_evaluate_and_predict():
     assert model.predict_on_batch(X[:1].tolist()).shape == (1, 3)
 
 
+@pytest.mark.parametrize("jit", [True, False])
+def test_layers_run_as_in_training_and_the_mode_stays(jit):
+    losses = []
+    for training in (True, False):
+        model = classifier().train(training)
+        nnx.random.seed(5)
+        losses.append(model.train_on_batch(X, Y, jit=jit)["loss"])
+        assert model.training is training
+    assert losses[0] == losses[1] != classifier().test_on_batch(X, Y)["loss"]
+
+
 def test_the_step_is_compiled_once():
     model = classifier("numba")
     for _ in range(3):
@@ -93,7 +104,7 @@ def test_auto_is_settled_at_the_first_batch(monkeypatch, tmp_path):
         ((X, Y), {"class_weight": {3: 1.0}}, DataError, "class 3, which does not exist"),
         ((X, Y), {"class_weight": {0: float("nan")}}, DataError, "is nan"),
         ((X, Y), {"sample_weight": -np.ones(48)}, DataError, "-1.0 at row 0"),
-        ((np.where(X == X[7, 1], np.nan, X), Y), {}, NonFiniteError, "x itself at row 7"),
+        ((np.where(X == X[7, 1], np.nan, X), Y), {}, NonFiniteError, "is row 7 of x "),
     ],
 )
 @pytest.mark.parametrize("first", [True, False])
