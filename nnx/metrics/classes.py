@@ -78,9 +78,15 @@ def _flat(x: Any) -> Tensor:
 
 
 def _count(places: Tensor, n: int) -> Tensor:
-    """Return how often each of the numbers 0 to n - 1 occurs."""
-    ones = creation.ones(places.shape, dtype=places.dtype, device=places.device)
-    return layout.scatter_add(ones, places, key=("#0",), shape=(n,))
+    """Return how often each of the numbers 0 to n - 1 occurs.
+
+    Numerics: in float64 or float32, whose whole numbers are exact here: GPUs add no int64 at once.
+    """
+    device = places.device
+    floating = dtypes.float64 if device.has(dtypes.float64) else dtypes.float32
+    ones = creation.ones(places.shape, dtype=floating, device=device)
+    counts = layout.scatter_add(ones, places, key=("#0",), shape=(n,))
+    return counts.astype(places.dtype)  # type: ignore[no-any-return]
 
 
 # Counts of each class: hits, guessed, actual
