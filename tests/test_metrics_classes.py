@@ -12,7 +12,6 @@ import nnx
 from nnx import metrics, nn, optim
 from nnx.errors import DataError, LabelError, ShapeError
 
-DEVICES = ["numpy", "numba", "loops", "array_api:array_api_strict"]
 AVERAGES = ["macro", "micro", "weighted", None]
 
 
@@ -48,7 +47,6 @@ SMALL = ([0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 0])
         ("f1", "auto", 7 / 18),
     ],
 )
-@pytest.mark.parametrize("device", DEVICES)
 def test_counts_by_hand(name, average, expected, device):
     guess = nnx.asarray(SMALL[0], device=device)
     found = getattr(metrics, name)(guess, SMALL[1], average=average)
@@ -198,7 +196,6 @@ PARTS = [
 ]
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("name", "p", "y", "options"), PARTS)
 def test_parts_amount_to_the_whole(name, p, y, options, device, monkeypatch):
     monkeypatch.setattr(metrics.Tally, "ROWS", 8)
