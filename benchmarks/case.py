@@ -73,6 +73,10 @@ class Work(NamedTuple):
     stats: Callable[[], dict[str, int]] = dict
 
 
+class UnavailableError(Exception):
+    """A contestant cannot take part on this machine; the text says why."""
+
+
 Variants = dict[str, Callable[[], Work]]
 
 

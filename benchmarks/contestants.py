@@ -14,7 +14,15 @@ import numpy as np
 
 from nnx.benchmarks import problems
 from nnx.benchmarks.by_hand import Trainer
-from nnx.benchmarks.case import DEVICES, PEERS, Case, Variants, Work, nothing
+from nnx.benchmarks.case import (
+    DEVICES,
+    PEERS,
+    Case,
+    UnavailableError,
+    Variants,
+    Work,
+    nothing,
+)
 from nnx.benchmarks.problems import LEARNING_RATE, Cell, Problem
 
 PRODUCTS = "products"
@@ -167,6 +175,7 @@ def _torch(cell: Cell, fused: bool | None, compiled: tuple[str, ...], device: st
     from torch import nn
     from torch.nn import functional
 
+    check_torch(device)
     problem = problems.make(cell)
     layers: list[Any] = []
     activation = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Identity}[cell.activation]
@@ -212,7 +221,25 @@ def _torch(cell: Cell, fused: bool | None, compiled: tuple[str, ...], device: st
     return _work(step, reset)
 
 
+def check_torch(device: str) -> None:
+    """Raise UnavailableError where PyTorch has no such device."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UnavailableError("this PyTorch sees no GPU")
+
+
 # JAX
+
+
+def jax_device(platform: str) -> Any:
+    """Return the first device of a platform. Raises: UnavailableError where there is none."""
+    import jax
+
+    try:
+        return jax.devices(platform)[0]
+    except RuntimeError:
+        raise UnavailableError(f"this JAX sees no {platform}") from None
 
 
 def jax_jit(cell: Cell, platform: str = "cpu") -> Variants:
@@ -223,7 +250,7 @@ def jax_jit(cell: Cell, platform: str = "cpu") -> Variants:
 def _jax(cell: Cell, platform: str) -> Work:
     import jax
 
-    jax.config.update("jax_default_device", jax.devices(platform)[0])
+    jax.config.update("jax_default_device", jax_device(platform))
     problem = problems.make(cell)
     x, y = jax.device_put(problem.x), jax.device_put(problem.y)
     step_of = jax.jit(_jax_step(cell), donate_argnums=0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from nnx.benchmarks import contestants
-from nnx.benchmarks.case import DEVICES, Case, Variants
+from nnx.benchmarks.case import DEVICES, Case
 from nnx.benchmarks.problems import Cell
 
 WIDTHS = (1, 4, 16, 64, 256, 1024)
@@ -28,14 +28,7 @@ def _case(width: int, batch: int) -> Case:
 CASES = tuple(_case(width, batch) for width in WIDTHS for batch in BATCHES)
 
 
-def variants(case: Case, contestant: str) -> Variants:
-    """Return the step on a device."""
-    return contestants.variants(case, contestant)
-
-
-def expected(case: Case) -> list[Any]:
-    """Return the losses of the first steps, by NumPy in float64."""
-    return contestants.expected(case)
+variants, expected = contestants.variants, contestants.expected
 
 
 def test_step(benchmark: Any, work: Any) -> None:

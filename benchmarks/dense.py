@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import nnx
 from nnx.benchmarks.case import DEVICES, WITH_LOOPS, Case, Variants, Work, on_device
+from nnx.benchmarks.contestants import check_torch, jax_device
 
 Array = NDArray[Any]
 Row = list[float]
@@ -125,6 +126,7 @@ def _numpy(problem: Problem) -> Work:
 def _torch(problem: Problem, device: str) -> Work:
     import torch
 
+    check_torch(device)
     x, w, b, g = (torch.from_numpy(a).to(device) for a in _arrays(problem))
     inputs = [x, w, b]
     for tensor in inputs if problem.backward else ():
@@ -146,7 +148,7 @@ def _torch(problem: Problem, device: str) -> Work:
 def _jax(problem: Problem, platform: str) -> Work:
     import jax
 
-    device = jax.devices(platform)[0]
+    device = jax_device(platform)
     args = [jax.device_put(a, device) for a in _arrays(problem)]
 
     def forward(x: Any, w: Any, b: Any, g: Any) -> Any:

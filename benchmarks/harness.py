@@ -148,6 +148,10 @@ def looped_guess_s(case: Case, before: dict[str, float]) -> float:
     return case.work * before.get(case.group, LOOPED_NS * 1e-9)
 
 
+def _seconds(guess: float) -> str:
+    return f"{guess:.1g}" if guess < 10 else f"{guess:,.0f}"
+
+
 def busy_share(time_s: float) -> float:
     """Return the share of all cores that is busy while this process sleeps; 0 but on Linux."""
 
@@ -194,6 +198,9 @@ class Match:
                 opened = contestant.ask(
                     do="open", module=self._module, case=case.name, values=values
                 )
+                if "unavailable" in opened:
+                    self.found[name] = {"status": "unavailable", "reason": opened["unavailable"]}
+                    return
                 wrong = self._wrong(name, values, list(opened["variants"]))
             if wrong:
                 self.found[name] = {"status": "wrong", "reason": wrong}
@@ -321,7 +328,7 @@ def measure(
                 ):
                     match.found[name] = {
                         "status": "not run",
-                        "reason": f"a call would take about {guess:.1g} s, more than the "
+                        "reason": f"a call would take about {_seconds(guess)} s, more than the "
                         f"{settings.looped_s:g} s given to loops",
                     }
                 else:

@@ -1,99 +1,42 @@
-"""The rates of this machine: of products by FLOPs a second, of memory by bytes a second.
+"""The rates of this machine, for reports: see `nnx.rates`, in a process of its own.
 
-    python -m nnx.benchmarks.rates [--quick]      prints one line of JSON
-
-The rate of products is that of square float32 ones through the BLAS that nnx uses, on all threads
-and on one. Memory is read and written by a compiled loop, one thread, over arrays from a few KiB to
-many times the caches; the figure counts both ways. Each is the best of several, as a roof is.
+python -m nnx.benchmarks.rates [--quick]      prints one line of JSON
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from typing import Any
 
-KIB = 1024
-SIZES_KIB = (16, 64, 256, 1024, 4096, 16384, 65536, 262144)
-QUICK_SIZES_KIB = (16, 256, 4096, 65536)
-PRODUCT, QUICK_PRODUCT = 2048, 1024
-TRIES, TRY_S = 7, 0.02
+from nnx import rates
+from nnx.rates import Rates, bandwidth
 
-Rates = dict[str, Any]
+SIZES_KIB = (*rates.SIZES_KIB, 262144)
+PRODUCTS = (*rates.PRODUCTS, 2048)
+TRIES = 7
+
+__all__ = ["Rates", "bandwidth", "best", "floor_us", "measured"]
 
 
-def _best_s(run: Callable[[], object]) -> float:
-    """Return the least seconds of a call, over several tries of many calls."""
-    run()
-    calls, best = 1, float("inf")
-    for _ in range(TRIES):
-        start = time.perf_counter()
-        for _ in range(calls):
-            run()
-        time_s = (time.perf_counter() - start) / calls
-        best = min(best, time_s)
-        calls = max(1, min(int(TRY_S / time_s), 100_000))
-    return best
-
-
-def products(n: int) -> dict[str, float]:
-    """Return the GFLOP/s of n x n products, on one thread and on all."""
-    import os
-
-    import numpy as np
-
-    from nnx.benchmarks.floor import Product, compiled, describe
-    from nnx.kernels.blas import set_threads
-
-    rng = np.random.default_rng(0)
-    a, b = (rng.random((n, n), dtype=np.float32) for _ in range(2))
-    product = Product(a, b, np.empty_like(a))
-    table = np.array([describe(product)], np.int64)
-    run = compiled()
-    found = {}
-    for name, threads in (("one thread", 1), ("all threads", os.cpu_count() or 1)):
-        set_threads(threads)
-        found[name] = 2e-9 * n**3 / _best_s(lambda: run(table))
-    return found
-
-
-def memory(sizes_kib: tuple[int, ...]) -> list[list[float]]:
-    """Return pairs of bytes held and GB/s, for a loop that writes y = x + 1 over two arrays."""
-    import numba
-    import numpy as np
-
-    @numba.njit(fastmath=True)  # type: ignore[misc, untyped-decorator, unused-ignore]
-    def loop(x: Any, y: Any) -> None:
-        for i in range(x.size):
-            y[i] = x[i] + np.float32(1)
-
-    found = []
-    for size in sizes_kib:
-        n = size * KIB // 8
-        x, y = np.ones(n, np.float32), np.ones(n, np.float32)
-        found.append([float(8 * n), 8e-9 * n / _best_s(lambda x=x, y=y: loop(x, y))])  # type: ignore[misc]
-    return found
-
-
-def bandwidth(rates: Rates, n_bytes: float) -> float:
-    """Return the GB/s for a working set: of the smallest array measured that is not less."""
-    for size, gbs in rates["memory"]:
-        if n_bytes <= size:
-            return float(gbs)
-    return float(rates["memory"][-1][1])
-
-
-def floor_us(rates: Rates, flops: float, n_bytes: float) -> float:
+def floor_us(found: Rates, flops: float, n_bytes: float) -> float:
     """Return the microseconds that FLOPs and bytes take at the measured rates, one after another.
 
     A floor for work that fits the rates' machine: FLOPs as products on all threads, each byte moved
     once, at the rate of the cache that holds them all.
     """
-    peak = max(rates["products"].values())
-    return 1e-3 * (flops / peak + n_bytes / bandwidth(rates, n_bytes))
+    peak = max(found["products"].values())
+    return 1e-3 * (flops / peak + n_bytes / bandwidth(found, n_bytes))
+
+
+def best(first: Rates, second: Rates) -> Rates:
+    """Return the higher of two measurements of each rate: another process can only lower it."""
+    products = {name: max(rate, second["products"][name])
+                for name, rate in first["products"].items()}  # fmt: skip
+    pairs = zip(first["memory"], second["memory"], strict=True)
+    memory = [[size, max(gbs, again)] for (size, gbs), (_, again) in pairs]
+    return {"products": products, "memory": memory}
 
 
 def measured(quick: bool) -> Rates:
@@ -107,9 +50,14 @@ def measured(quick: bool) -> Rates:
 
 
 def main(quick: bool) -> None:
-    """Measure and print."""
-    sizes = QUICK_SIZES_KIB if quick else SIZES_KIB
-    found = {"products": products(QUICK_PRODUCT if quick else PRODUCT), "memory": memory(sizes)}
+    """Measure on all cores and print."""
+    from nnx.kernels.blas import set_threads
+
+    set_threads(os.cpu_count() or 1)
+    found = {
+        "products": rates.products(rates.PRODUCTS if quick else PRODUCTS, TRIES),
+        "memory": rates.memory(rates.SIZES_KIB if quick else SIZES_KIB, TRIES),
+    }
     print(json.dumps(found))
 
 

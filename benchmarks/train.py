@@ -26,7 +26,7 @@ from nnx.benchmarks import (
     mnist,
     problems,
 )
-from nnx.benchmarks.case import PEERS, Case, Variants
+from nnx.benchmarks.case import PEERS
 from nnx.benchmarks.contestants import NAMES, PRODUCTS
 from nnx.benchmarks.problems import CELLS, LEARNING_RATE, Cell
 
@@ -38,14 +38,7 @@ CASES = tuple(
 )
 
 
-def variants(case: Case, contestant: str) -> Variants:
-    """Return the step by a contestant."""
-    return contestants.variants(case, contestant)
-
-
-def expected(case: Case) -> list[Any]:
-    """Return the losses of the first steps, by NumPy in float64."""
-    return contestants.expected(case)
+variants, expected = contestants.variants, contestants.expected
 
 
 def test_step(benchmark: Any, work: Any) -> None:

@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any
 
-from nnx.benchmarks.case import Case, Work, sampled
+from nnx.benchmarks.case import Case, UnavailableError, Work, sampled
 
 TRIAL_BLOCKS = 7
 SLOW_S = 0.1
@@ -139,9 +139,12 @@ def main(contestant: str) -> None:
         if command["do"] == "open":
             ready = None
             gc.unfreeze()
-            ready, answer = opened(
-                command["module"], command["case"], contestant, command["values"]
-            )
+            try:
+                ready, answer = opened(
+                    command["module"], command["case"], contestant, command["values"]
+                )
+            except UnavailableError as error:
+                answer = {"unavailable": str(error)}
         else:
             assert ready is not None
             with _limited(ready.case.threads):

@@ -8,6 +8,7 @@ replaces. It returns 0, or the number of the check that failed before anything w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from nnx.graph import DRAW, Eqn, Graph, Var, line
@@ -15,7 +16,7 @@ from nnx.kernels.expressions import CAST
 from nnx.kernels.gemms import Products
 from nnx.kernels.groups import Group, is_view
 from nnx.kernels.memory import Life, lifetimes, shared
-from nnx.kernels.text import Emitted, Scope, cannot_compile
+from nnx.kernels.text import Emitted, Kernel, Scope, cannot_compile
 
 
 def emit(graph: Graph, updates: dict[int, int], kinds: dict[str, bool]) -> Emitted:
@@ -23,6 +24,31 @@ def emit(graph: Graph, updates: dict[int, int], kinds: dict[str, bool]) -> Emitt
     ``kinds`` says of each scalar whether it is a whole number.
     """
     return _Emitter(graph, updates, kinds).run()
+
+
+def alone(emitted: Emitted, i: int) -> str:
+    """Return the text of a function that does on a step's table what its i-th kernel does."""
+    before = [text for kernel in emitted.kernels[:i] for text in kernel.lines]
+    # Names that an earlier kernel gives to numbers may be read in later ones.
+    names = [text for text in before if _NAMED.match(text)]
+    return _text([*emitted.head, *names, *emitted.kernels[i].lines, "    return 0"])
+
+
+_NAMED = re.compile(r"    [A-Za-z_]\w* = .*\Z")
+
+
+def _text(lines: list[str]) -> str:
+    """Return lines as a function, with what they call imported."""
+    from nnx.kernels import runtime
+
+    body = "\n".join(lines)
+    words = set(body.replace("(", " ").replace(")", " ").replace(",", " ").split())
+    names = sorted(w for w in words if w.isidentifier() and hasattr(runtime, w))
+    imports = "\n".join(f"    {name}," for name in names)
+    return (
+        f"from nnx.kernels.runtime import (\n{imports}\n)\n\n"
+        f"inf = 1e999\nnan = inf - inf\n\n\ndef step(table):\n{body}\n"
+    )
 
 
 class _Emitter(Products):
@@ -69,28 +95,30 @@ class _Emitter(Products):
             self.head.append(f"    threads = table[{out.threads}]")
         out.size = slot
         for group in self.plan.groups:
+            start = len(self.top.lines)
             if group.alone:
                 self._alone(group.eqns[0])
             else:
                 self._group(group)
+            out.kernels.append(self._kernel_of(group, start))
         # First what may still read an input, then what replaces inputs.
         for name, x in sorted(self.copies, key=lambda copy: copy[0].startswith("x")):
+            start = len(self.top.lines)
             self._copy(name, x)
+            read = tuple(self._roots(x))
+            out.kernels.append(Kernel((), read, (x,), tuple(self.top.lines[start:])))
         self._leave(0, self.top)
-        out.source = self._text()
+        out.head = self.head
+        out.source = _text([*self.head, *self.top.lines])
         return out
 
-    def _text(self) -> str:
-        body = "\n".join([*self.head, *self.top.lines])
-        words = set(body.replace("(", " ").replace(")", " ").replace(",", " ").split())
-        from nnx.kernels import runtime
-
-        names = sorted(w for w in words if w.isidentifier() and hasattr(runtime, w))
-        imports = "\n".join(f"    {name}," for name in names)
-        return (
-            f"from nnx.kernels.runtime import (\n{imports}\n)\n\n"
-            f"inf = 1e999\nnan = inf - inf\n\n\ndef step(table):\n{body}\n"
-        )
+    def _kernel_of(self, group: Group, start: int) -> Kernel:
+        """Return a group as what the lines from ``start`` on do."""
+        read = [x for eqn in group.eqns for x, _ in self.plan.sources(eqn)
+                if self.plan.group_of.get(x) is not group]  # fmt: skip
+        written = [eqn.out for eqn in group.eqns if eqn.out in self.pointer]
+        lines = tuple(self.top.lines[start:])
+        return Kernel(tuple(group.eqns), tuple(dict.fromkeys(read)), tuple(written), lines)
 
     def _scalar_names(self) -> list[str]:
         return sorted(self.kinds)

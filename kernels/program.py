@@ -79,6 +79,13 @@ class Program:
             found = self._settings[key] = Setting(self.emitted, env, self.native.bind)
         return found
 
+    def statistics(self, env: dict[str, Any]) -> dict[str, int]:
+        """Return how many kernels there are, and the bytes of memory between them."""
+        return {
+            "kernels": len(self.emitted.kernels),
+            "buffer_bytes": planned(self.emitted, env)[1],
+        }
+
     def run(self, arrays: Sequence[Any], env: dict[str, Any], out: Sequence[Any]) -> int:
         """Run on contiguous arrays, into the arrays of ``out``; return the status.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from nnx import shapes
 from nnx.errors import TraceError
@@ -52,12 +52,29 @@ class Scope:
         return scope
 
 
+class Kernel(NamedTuple):
+    """A loop nest or a product of a step: its eqns, the arrays it reads and writes, its lines.
+
+    One without eqns is a copy.
+    """
+
+    eqns: tuple[Eqn, ...]
+    reads: tuple[Var, ...]
+    writes: tuple[Var, ...]
+    lines: tuple[str, ...]
+
+
 class Emitted:
     """The text of a step, and what its table holds where."""
 
     def __init__(self) -> None:
-        """``threads`` is the slot of the most threads a product may use, 0 without products."""
+        """``threads`` is the slot of the most threads a product may use, 0 without products.
+
+        ``source`` is ``head``, in which pointers and numbers get names, then the kernels in order.
+        """
         self.source = ""
+        self.head: list[str] = []
+        self.kernels: list[Kernel] = []
         self.scalars: dict[str, int] = {}
         self.whole: set[str] = set()
         self.inputs: list[int] = []

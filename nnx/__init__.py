@@ -54,6 +54,7 @@ from nnx.errors import (
 )  # fmt: skip
 from nnx.jit import jit
 from nnx.ops.layout import concat, getitem, moveaxis, split, stack, unstack
+from nnx.profile import profile
 from nnx.standard import (
     __array_namespace_info__,
     argsort,
@@ -111,8 +112,8 @@ __all__ = [
     "device", "devices", "empty", "empty_like", "enable_grad", "eye", "float16", "float32",
     "float64", "full", "full_like", "getitem", "grad", "hessian", "hvp", "int8", "int16", "int32",
     "int64", "jacobian", "jit", "jvp", "linspace", "moveaxis", "no_grad", "ones", "ones_like",
-    "set_default_device", "split", "stack", "uint8", "uint16", "uint32", "uint64", "unstack",
-    "value_and_grad", "vjp", "zeros", "zeros_like", "get_num_threads", "set_num_threads",
+    "profile", "set_default_device", "split", "stack", "uint8", "uint16", "uint32", "uint64",
+    "unstack", "value_and_grad", "vjp", "zeros", "zeros_like", "get_num_threads", "set_num_threads",
     *_ops.OPS,
 ]  # fmt: skip
 

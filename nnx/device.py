@@ -317,6 +317,11 @@ def _opened_now(name: str) -> Device:
     return Device(name, backend, index)
 
 
+def opened() -> list[Device]:
+    """Return the devices that were used in this process."""
+    return list(_opened.values())
+
+
 def default_device() -> Device:
     """Return where new arrays go: the innermost ``with``, `set_default_device`, NNX_DEVICE, cpu."""
     if _defaults.stack:

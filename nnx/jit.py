@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import sys
 import threading
 import warnings
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nnx import passes
+from nnx.costs import flops
 from nnx.device import Device, default_device
 from nnx.errors import DeviceError, TraceError
 from nnx.graph import Graph, Var, interpret, pretty, typecheck
@@ -195,23 +197,14 @@ class Lowered:
 def statistics(graph: Graph, entry: _Entry) -> dict[str, int]:
     """Return counts for a lowered graph; FLOPs are those of products and of elementwise ops."""
 
-    def count(x: Any) -> int:
-        n = 1
-        for size in x.shape:
-            n *= value_of(size)
-        return n
+    def sizes(x: Any) -> tuple[int, ...]:
+        return tuple(map(value_of, x.shape))
 
-    flops = 0
-    for eqn in graph.eqns:
-        if eqn.op.name == "matmul":
-            flops += 2 * count(eqn.out) * value_of(eqn.inputs[0].shape[-1])
-        elif eqn.op.kind in ("elementwise", "reduce"):
-            flops += max(count(x) for x in [eqn.out, *eqn.vars])
     ends = [*graph.inputs, *graph.outputs]
     result = {
         "eqns": len(graph.eqns),
-        "flops": flops,
-        "bytes": sum(count(x) * x.dtype.itemsize for x in ends),
+        "flops": sum(flops(e.op, list(map(sizes, e.vars)), sizes(e.out)) for e in graph.eqns),
+        "bytes": sum(math.prod(sizes(x)) * x.dtype.itemsize for x in ends),
     }
     program = entry.program()
     if hasattr(program, "statistics"):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Sequence
+from ctypes import addressof
 from typing import TYPE_CHECKING, Any
 
-from nnx.scalar import Scalar, resolve
+from nnx.scalar import names_in, resolve
 from nnx.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -15,24 +17,19 @@ if TYPE_CHECKING:
 
 MISSED = object()
 """What the short way of a call returns for one that it does not serve."""
+element_of = ctypes.c_char.from_buffer
 LARGE = 2**31
 """Whole numbers from here on are part of the trace: sums and products of others fit in 64 bits."""
 SCALARS_AT_ONCE = 256
 """Results without axes are cut from one array of so many."""
 
 
-def varies(x: Any) -> bool:
-    """Return whether a value has a number in it that each call brings."""
-    if isinstance(x, tuple | list):
-        return any(map(varies, x))
-    if isinstance(x, slice):
-        return varies((x.start, x.stop, x.step))
-    return isinstance(x, Scalar)
-
-
 def address(array: Any) -> int:
     """Return where a NumPy array's elements begin."""
-    return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
+    try:
+        return addressof(element_of(array))  # a fifth of the other's time
+    except (TypeError, ValueError):  # read-only, empty, or not contiguous
+        return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
 
 
 def _count() -> int:
@@ -78,7 +75,7 @@ class _Fresh:
 
     def __init__(self, place: int, shape: tuple[Any, ...], dtype: Any) -> None:
         self.place, self.shape, self.dtype = place, shape, dtype
-        self.varies = varies(shape)
+        self.varies = any(names_in(shape))
         self._numbers = None if shape else _Numbers(dtype)
 
     def made(self, env: dict[str, Any]) -> tuple[Any, int]:

@@ -6,9 +6,8 @@ The calls are written out once as a Python function, and bound for each set of s
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from nnx import dtypes, shapes
@@ -29,7 +28,7 @@ from nnx.graph import (
 from nnx.memory import Span, placed
 from nnx.op import OPS
 from nnx.passes import KEPT, common_subexpressions, dead_code, key_of, lower, simplified
-from nnx.scalar import Env, Scalar, resolve
+from nnx.scalar import Env, names_in, resolve
 
 LINE_BYTES = 64
 SETTINGS_KEPT = 16
@@ -88,6 +87,19 @@ class Planned:
         interpret(self._traced, self._device, arrays, env)
         raise TraceError("A check of the compiled function failed that eager mode does not make.")
 
+    @property
+    def calls(self) -> list[Eqn]:
+        """The eqns that each call runs, in order; others are done once for a set of sizes."""
+        return self._text.calls
+
+    def with_kernels(self, wrap: Callable[[Any], Any], env: Env) -> Step:
+        """Return the step for these sizes in memory of its own, with each kernel wrapped."""
+        with self._device.scope():
+            names = self._text.bindings(env, {})
+        names |= {name: wrap(kernel) for name, kernel in self._text.kernels.items()}
+        step = self._device.backend.prepare(self._bind(**names), self._device.index)
+        return step  # type: ignore[no-any-return]
+
     def _bound(self, key: tuple[Any, ...], env: Env) -> Step:
         if len(self._steps) >= SETTINGS_KEPT:
             self._steps.pop(next(iter(self._steps)))
@@ -101,19 +113,8 @@ class Planned:
 def _sizes(graph: Graph) -> tuple[str, ...]:
     """Return the scalars that the sizes of arrays are made of."""
     known = [*graph.inputs, *(eqn.out for eqn in graph.eqns)]
-    used = {name for x in known for n in x.shape for name in _scalars(n)}
+    used = {name for x in known for n in x.shape for name in names_in(n)}
     return tuple(name for name in graph.scalars if name in used)
-
-
-def _scalars(x: Any) -> Iterator[str]:
-    """Yield the names of the scalars in a number, or in a structure of them."""
-    if isinstance(x, Scalar):
-        yield from re.findall(r"\b[A-Za-z_]\w*", x.text)
-    elif isinstance(x, tuple | list):
-        for item in x:
-            yield from _scalars(item)
-    elif isinstance(x, slice):
-        yield from _scalars((x.start, x.stop, x.step))
 
 
 def _function(source: str) -> Any:
@@ -180,7 +181,8 @@ class Text:
         self._constant: set[Var] = set()
         self._static: set[Var] = set()
         self._before: list[Eqn] = []
-        self._kernels: dict[str, Any] = {}
+        self.calls: list[Eqn] = []
+        self.kernels: dict[str, Any] = {}
         self._fresh: dict[str, Var] = {}
         self._numbers: dict[Any, tuple[str, Any, Any]] = {}
         self._cells: dict[tuple[str, Any], str] = {}
@@ -198,6 +200,7 @@ class Text:
                 self._do_before(i, eqn)
                 continue
             call = self._call(i, eqn)
+            self.calls.append(eqn)
             lines += [f"# {line(eqn, names)}", call, *self._forgotten(i, eqn)]
         head = [f"{', '.join(self._names[x] for x in self._graph.inputs)}, = inputs"]
         head = head if self._graph.inputs else []
@@ -205,7 +208,7 @@ class Text:
         head += [f"{cell}[...] = {text}" for (text, _), cell in self._cells.items()]
         results = ", ".join(self._names[x] for x in self._graph.outputs)
         body = [*head, *lines, f"return [{results}]"]
-        bound = [*self._kernels, *self._fresh, *(name for name, *_ in self._numbers.values())]
+        bound = [*self.kernels, *self._fresh, *(name for name, *_ in self._numbers.values())]
         bound += [*self._cells.values(), *(self._names[x] for x in self._bound_values())]
         return "\n".join([
             f"def bind({', '.join(bound)}):", "    def step(inputs, env):",
@@ -225,7 +228,7 @@ class Text:
         return all(x in self._constant for x in eqn.vars) or self._is_static_view(eqn)
 
     def _is_fixed(self, x: Any) -> bool:
-        return self._fixed.issuperset(_scalars(x))
+        return self._fixed.issuperset(names_in(x))
 
     def _is_static_view(self, eqn: Eqn) -> bool:
         if eqn.op.name not in self._backend.views or len(eqn.inputs) != 1:
@@ -264,7 +267,7 @@ class Text:
         return f"v{i} = {kernel}({', '.join([*arguments, f'out=fresh{i}()'])})"
 
     def _kernel(self, name: str, kernel: Any) -> str:
-        self._kernels[name] = kernel
+        self.kernels[name] = kernel
         return name
 
     def _take_buffer(self, i: int, eqn: Eqn) -> None:
@@ -306,7 +309,7 @@ class Text:
             return self._attr(x)
         if self._is_fixed(x):
             return self._number(x, kind)
-        self._read.update(_scalars(x))
+        self._read.update(names_in(x))
         return self._cells.setdefault((x.text, kind), f"s{len(self._cells)}")
 
     def _kind_of_numbers(self, eqn: Eqn) -> Any:
@@ -329,7 +332,7 @@ class Text:
         if isinstance(x, slice):
             parts = ", ".join(self._attr(part) for part in (x.start, x.stop, x.step))
             return f"slice({parts})"
-        self._read.update(_scalars(x))
+        self._read.update(names_in(x))
         return str(x.text)
 
     def _number(self, x: Any, kind: Any) -> str:
@@ -345,7 +348,7 @@ class Text:
             inputs = [values[x] if isinstance(x, Var) else resolve(x, env) for x in eqn.inputs]
             attrs = {name: resolve(x, env) for name, x in eqn.attrs.items()}
             values[eqn.out] = _raw_kernel(eqn, self._device)(*inputs, **attrs)
-        found = self._kernels | {self._names[x]: array for x, array in values.items()}
+        found = self.kernels | {self._names[x]: array for x, array in values.items()}
         for name, var in self._fresh.items():
             shape, kind = tuple(resolve(var.shape, env)), self._device.native(var.dtype)
             if (name, shape) not in memory:

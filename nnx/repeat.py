@@ -11,10 +11,12 @@ import functools
 import re
 import sys
 from collections.abc import Callable, Sequence
+from ctypes import addressof
 from typing import TYPE_CHECKING, Any
 
-from nnx.native import LARGE, MISSED, address
+from nnx.native import LARGE, MISSED, address, element_of
 from nnx.op import changes, recording
+from nnx.scalar import names_in
 from nnx.tensor import Tensor, writes
 from nnx.watch import ids
 
@@ -231,11 +233,19 @@ class Repeat:
     def _results(self, text: _Text) -> list[str]:
         """Write out how memory for the results is made; return the names of their tensors."""
         made: list[str] = []
+        import numpy as np
+
         for fresh in self.fresh:
             slot = f"{text.name(self._words)}[{self.slots_out[fresh.place]}]"
-            make, env = text.name(fresh.made), text.name(self.env)
             tensor, device = text.name(Tensor), text.name(self.entry.device)
-            text.add(f"x, {slot} = {make}({env})")
+            shape = fresh.size(self.env)
+            if shape and 0 not in shape and not self.entry.varying & set(names_in(fresh.shape)):
+                empty, known = text.name(np.empty), text.name(shape)
+                place = f"{text.name(addressof)}({text.name(element_of)}(x))"
+                text.add(f"x = {empty}({known}, {text.name(fresh.dtype)})")
+                text.add(f"{slot} = {place}")
+            else:
+                text.add(f"x, {slot} = {text.name(fresh.made)}({text.name(self.env)})")
             text.add(f"t{len(made)} = {tensor}(x, {device})")
             made.append(f"t{len(made)}")
         return made

@@ -11,7 +11,7 @@ import functools
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 Term = tuple[str, ...]
@@ -225,6 +225,17 @@ def value_of(x: Any) -> Any:
 def text_of(x: Any) -> str:
     """Return a number or scalar as an expression."""
     return x.text if isinstance(x, Scalar) else repr(x)
+
+
+def names_in(x: Any) -> Iterator[str]:
+    """Yield the names of the scalars in a number, or in a structure of them."""
+    if isinstance(x, Scalar):
+        yield from re.findall(r"\b[A-Za-z_]\w*", x.text)
+    elif isinstance(x, tuple | list):
+        for item in x:
+            yield from names_in(item)
+    elif isinstance(x, slice):
+        yield from names_in((x.start, x.stop, x.step))
 
 
 def resolve(x: Any, env: Env) -> Any:

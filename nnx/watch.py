@@ -267,7 +267,7 @@ class Watch:
         found = {id(x): Seen(x) for x in _containers(roots)}
         self._containers = [(seen.value, ids(seen.value()), _contents(seen.value()))
                             for seen in found.values()]  # fmt: skip
-        others = {id(x): x for x in _spread(roots) if _has_settings(x, objects)}
+        others = {id(x): x for x in _spread(roots) if has_settings(x, objects)}
         for obj in (*objects.values(), *others.values()):
             for name, part in _parts(obj).items():
                 self._containers += _inside(Seen(obj).value, name, part)
@@ -331,7 +331,7 @@ def _inside(owner: Any, name: str, part: Any) -> Iterator[Any]:
         yield get, ids(x), _contents(x)
 
 
-def _has_settings(x: Any, objects: dict[int, Any]) -> bool:
+def has_settings(x: Any, objects: dict[int, Any]) -> bool:
     """Return whether a value is an object of a user's own class, with attributes to look at."""
     code = (types.FunctionType, types.MethodType, types.ModuleType, type, Tensor, functools.partial)
     if id(x) in objects or isinstance(x, code) or not hasattr(x, "__dict__"):
@@ -344,7 +344,7 @@ def _spread(roots: list[Any]) -> Iterator[Any]:
     for root in roots:
         if isinstance(root, types.MethodType):
             yield root.__self__
-        elif _has_settings(root, {}):
+        elif has_settings(root, {}):
             yield root
             yield from vars(root).values()
         elif isinstance(root, list | tuple | dict) and len(root) <= MAX_ITEMS:
@@ -376,7 +376,7 @@ def device_of(function: Any) -> Any:
 
 
 def _own(root: Any) -> list[Any]:
-    return [root] if _has_settings(root, {}) else []
+    return [root] if has_settings(root, {}) else []
 
 
 def _tree(root: Any) -> Iterator[Any]:

@@ -469,7 +469,8 @@ LAYERS = (
     {"errors", "memory"}, {"scalar", "threads", "locks"}, {"dtypes"}, {"shapes"}, {"op"}, {"ops"},
     {"device", "host", "philox"}, {"tensor"}, {"creation", "tree", "random"},
     {"standard", "tape"}, {"autodiff"}, {"graph"}, {"trace"}, {"passes"}, {"watch"}, {"native"},
-    {"execute", "planned"}, {"jit"}, {""}, {"nn", "optim"}, {"fit"}, {"cli"},
+    {"execute", "planned", "costs"}, {"jit"}, {"rates", "restore"},
+    {"profile"}, {""}, {"nn", "optim"}, {"fit"}, {"cli"},
 )  # fmt: skip
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 FIT = RANK["fit"]  # a module that is not named above may use all that fit may

@@ -8,7 +8,7 @@ import pytest
 
 import nnx
 from nnx.backends.numpy_backend import NumpyBackend
-from nnx.benchmarks import harness, rates, suite
+from nnx.benchmarks import harness, rates, suite, worker
 from nnx.benchmarks.case import Case, difference, on_device, sampled
 from nnx.benchmarks.harness import Settings, measure
 from nnx.benchmarks.worker import block_s, calls_in_block
@@ -33,8 +33,12 @@ def figures(names, settings=TINY, cases=None):
     return measure(FAKES, cases or [case()], names, settings)
 
 
-def test_twice_the_time_is_reported_as_twice():
-    (report,) = figures(["plain", "twice"])
+@pytest.mark.parametrize(
+    "clock", ["made up", pytest.param("real", marks=pytest.mark.slow)]
+)  # fmt: skip
+def test_twice_the_time_is_reported_as_twice(clock, monkeypatch):
+    monkeypatch.setenv("BENCH_FAKES_CLOCK", clock)
+    (report,) = figures(["plain", "twice"], TINY._replace(rounds=15))
     found = report["contestants"]["twice"]
     assert found["over"]["reference"] == "plain"
     assert found["over"]["median"] == pytest.approx(2, rel=0.1)
@@ -76,6 +80,12 @@ def test_an_error_of_a_contestant_is_told():
     assert report["contestants"]["fails"] == {
         "status": "crashed", "reason": "ValueError: this cannot be computed",
     }  # fmt: skip
+
+
+def test_a_contestant_may_find_out_that_it_cannot_take_part():
+    (report,) = figures(["plain", "absent"])
+    found = report["contestants"]["absent"]
+    assert found == {"status": "unavailable", "reason": "no such device here"}
 
 
 def test_no_one_is_waited_for_beyond_the_limit():
@@ -131,10 +141,11 @@ def test_what_is_timed_ends_when_the_device_is_done():
     np.testing.assert_array_equal(work.values()[0], [2, 2, 2])
 
 
-def test_a_block_is_as_long_as_asked():
+def test_a_block_is_as_long_as_asked(monkeypatch):
+    monkeypatch.setattr(worker, "time", bench_fakes.CLOCK)
     work = next(iter(bench_fakes.variants(case(), "plain").values()))()
     assert calls_in_block(work, 5 * bench_fakes.UNIT_S) == (5, False)
-    slow = work._replace(run=lambda: bench_fakes._spin(0.11))
+    slow = work._replace(run=lambda: bench_fakes._spend(0.11))
     assert calls_in_block(slow, 0.01) == (1, True)
 
 
@@ -152,6 +163,14 @@ def test_floor_is_work_at_the_measured_rates():
     assert rates.floor_us(found, 2e6, 0) == pytest.approx(20.0)
     assert rates.floor_us(found, 0, 1e3) == pytest.approx(0.025)
     assert rates.floor_us(found, 2e6, 2e7) == pytest.approx(20.0 + 1000.0)
+
+
+def test_rates_are_the_best_of_two():
+    first = {"products": {"one thread": 50.0}, "memory": [[1e3, 40.0], [1e6, 20.0]]}
+    second = {"products": {"one thread": 60.0}, "memory": [[1e3, 30.0], [1e6, 25.0]]}
+    assert rates.best(first, second) == {
+        "products": {"one thread": 60.0}, "memory": [[1e3, 40.0], [1e6, 25.0]],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", suite.SUITES)

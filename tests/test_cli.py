@@ -18,10 +18,13 @@ import pytest
 import nnx
 from nnx import nn
 from nnx.cli import main
-from nnx.cli.commands import devices, evaluate, predict, train
+from nnx.cli.commands import bench, devices, doctor, evaluate, parity, predict, train
 from nnx.cli.run import FILES
 
-COMMANDS = {command.__name__: command for command in (devices, train, evaluate, predict)}
+COMMANDS = {
+    command.__name__: command
+    for command in (devices, train, evaluate, predict, parity, doctor, bench)
+}
 NNX = [sys.executable, "-c", "import sys; from nnx.cli import main; sys.exit(main())"]
 QUICK = ["--device", "numpy", "--epochs", "2"]
 

@@ -209,3 +209,34 @@ def test_a_rate_that_is_only_read_is_that_of_the_call(device):
     opt.lr = 0.25
     assert [scaled(x).tolist() for _ in range(2)] == [[0.5] * 3] * 2
     assert scaled._traces == 1
+
+
+def _read_only():
+    array = np.arange(6.0)
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.ones((2, 3)), np.ones(6)[1:], np.ones((3, 4)).T, np.empty((0, 3)), np.array(2.0),
+     _read_only(), np.ones((4, 4))[::2, 1:3], np.zeros(3, bool)],
+    ids=["matrix", "rest", "transposed", "empty", "number", "read-only", "strided", "bool"],
+)  # fmt: skip
+def test_addresses_are_those_of_numpy(array):
+    from nnx.native import address
+
+    assert address(array) == array.ctypes.data
+
+
+@pytest.mark.parametrize("sizes", [(4, 3), (0, 3)])
+def test_results_of_repeated_calls_are_apart(sizes):
+    @nnx.jit
+    def f(x, n):
+        return x + n, nnx.sum(x, axis=0)
+
+    x = nnx.ones(sizes, device="numba")
+    kept = [f(x, n) for n in range(5)]
+    for n, (sums, columns) in enumerate(kept):
+        np.testing.assert_array_equal(sums.numpy(), np.full(sizes, 1.0 + n, np.float32))
+        np.testing.assert_array_equal(columns.numpy(), np.full(3, sizes[0], np.float32))

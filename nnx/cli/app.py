@@ -31,6 +31,8 @@ COMMANDS = {
         commands.train,
         commands.evaluate,
         commands.predict,
+        commands.parity,
+        commands.doctor,
         commands.bench,
     )
 }

@@ -16,7 +16,8 @@ from nnx.errors import DeviceError, did_you_mean
 ALL = "all"
 
 
-def _words(given: str) -> list[str]:
+def words_of(given: str) -> list[str]:
+    """Return the words of a list with commas, each once."""
     return list(dict.fromkeys(word.strip() for word in given.split(",") if word.strip()))
 
 
@@ -27,10 +28,10 @@ def _chosen(option: str, given: str | None, allowed: Iterable[str]) -> list[str]
     allowed = list(allowed)
     if given.strip() == "none":
         return []
-    return [one_of(option, word, allowed) for word in _words(given)]
+    return [one_of(option, word, allowed) for word in words_of(given)]
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Raise UsageError unless files can be made in a folder, which may be a new one."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,10 +78,10 @@ def bench(
         raise UsageError("--devices none leaves nothing to measure but peers: name some.")
     _check_devices(names or [])
     if report is not None:
-        _check_writable(Path(report))
+        check_writable(Path(report))
         _check_plots()
     if json_file not in (None, "-"):
-        _check_writable(Path(str(json_file)).absolute().parent)
+        check_writable(Path(str(json_file)).absolute().parent)
     settings = harness.QUICK if quick else harness.Settings()
     if rounds is not None:
         if rounds < 1:

@@ -156,6 +156,56 @@ def predict(
     run_prediction(run, input, device=device, as_json=as_json)
 
 
+def parity(
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", metavar="RUN", show_default=False, help="A directory of nnx train."
+        ),
+    ],
+    devices: Annotated[
+        str | None,
+        _option(
+            "--devices",
+            "NAMES",
+            "Two or more; the first is the reference.",
+            "numpy,numba and cupy, where they are here",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, _option("--data", "DATA", "Other rows to train on.", "as in training")
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", metavar="N", help="Training steps.")] = 3,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of dropout masks.")] = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train on several devices and tell where they part.
+
+    The steps, batches and seed are the same. Each layer's values, the loss, gradients and weights
+    are compared with those of the first device: the largest absolute and relative difference, and
+    that in units in the last place.
+
+    Example:  nnx parity --model runs/digits --devices numpy,numba
+    """
+    from nnx.cli.parity import parity as run
+
+    run(model, devices, data, steps, seed, as_json=as_json)
+
+
+def doctor(as_json: Json = False, debug: Debug = False) -> None:
+    """Look for what is broken, and say what mends it.
+
+    Each line is good, or has the cause and what mends it. Exit status 1 where something that nnx
+    needs is broken.
+
+    Example:  nnx doctor --json
+    """
+    from nnx.cli.doctor import doctor as run
+
+    raise typer.Exit(run(as_json=as_json))
+
+
 def bench(
     suite: Annotated[
         str,
@@ -175,7 +225,7 @@ def bench(
             "--peers",
             "NAMES",
             "Of numpy,torch,torch-compile,jax; or none.",
-            "numpy, and torch and jax where they are installed",
+            "numpy; if not quick torch and jax too, where installed",
         ),
     ] = None,
     quick: Annotated[
@@ -202,11 +252,11 @@ def bench(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Measure loops, vectors, compiled code and GPU side by side, on this machine.
+    """Measure loops, vectors, compiled code and GPU.
 
-    Each contestant is a process of its own and is checked to compute the same before it is timed;
-    contestants take turns, and medians with their spread are reported. What cannot run here is
-    listed with its reason.
+    Side by side, on this machine. Each contestant is a process of its own and is checked to compute
+    the same before it is timed; contestants take turns, and medians with their spread are reported.
+    What cannot run here is listed with its reason.
 
     Example:  nnx bench --quick --report bench
 

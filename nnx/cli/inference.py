@@ -13,7 +13,7 @@ from nnx.cli.inputs import read_features, read_input
 from nnx.cli.options import Where, choose_device
 from nnx.cli.output import Figure, note, on_terminal, print_figures, print_json, print_rows
 from nnx.cli.run import CHECKPOINT, MODEL, Config, read_config
-from nnx.cli.sources import encode, read_source, split_rows
+from nnx.cli.sources import encode, hold_out, read_source, split_rows
 from nnx.errors import ShapeError
 
 if TYPE_CHECKING:
@@ -83,12 +83,27 @@ def _test_rows(config: Config, data: str, target: str | None) -> tuple[Array, Ar
             note(f"{data} has changed since training: all its rows count, learned ones too.")
         if source.kind == "csv" and config.features:
             x = read_features(data, config, source.target)
+    _check_width(x, config, data)
+    return x, targets(config, y, source.classes), what
+
+
+def training_rows(config: Config, data: str) -> tuple[Array, Array]:
+    """Return the rows that a run learns from, and their targets, as its network takes them."""
+    source = read_source(data, config.target if data.lower().endswith(".csv") else None)
+    split = hold_out(source, config.seed)
+    _check_width(split.x, config, data)
+    y = targets(config, split.y, source.classes)
+    if not config.classes:
+        y = ((y - config.y_mean) / config.y_scale).astype(np.float32)
+    return config.standardise(split.x), y
+
+
+def _check_width(x: Array, config: Config, data: str) -> None:
     if x.shape[1] != config.n_features:
         raise ShapeError(
             f"{data} has rows of {x.shape[1]} numbers, the network takes {config.n_features}. It "
             f"was trained on {config.data}."
         )
-    return x, targets(config, y, source.classes), what
 
 
 def targets(config: Config, y: Array, words: tuple[str, ...]) -> Array:
