@@ -1,7 +1,7 @@
 """Training steps: eager and under `nnx.jit`, beside NumPy by hand, PyTorch, JAX, and the products.
 
     python -m benchmarks.train [--cells 784-16-16-10/32 ...] [--peers torch,jax] [--out]
-    python -m benchmarks.train --loop | --mnist [--data-dir DIR] [--out]
+    python -m benchmarks.train --loop | --callbacks | --mnist [--data-dir DIR] [--out]
 
 One step is forward, loss, backward and update, with the loss as a Python number at its end. Run as
 a program it sets the compiled step beside the peers, at length, and says which limits are met;
@@ -17,7 +17,15 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
-from nnx.benchmarks import contestants, epoch_loop, harness, machine, mnist, problems
+from nnx.benchmarks import (
+    contestants,
+    epoch_callbacks,
+    epoch_loop,
+    harness,
+    machine,
+    mnist,
+    problems,
+)
 from nnx.benchmarks.case import PEERS
 from nnx.benchmarks.contestants import NAMES, PRODUCTS
 from nnx.benchmarks.problems import CELLS, LEARNING_RATE, Cell
@@ -49,6 +57,7 @@ TIMES_NNX = {
 }
 """How many times nnx's step a contestant's has to take at least; 1 where nothing is said."""
 ADDED_US = 2.0
+CALLBACKS_SHARE = 0.05
 MNIST_S = 2.0
 MNIST_ACCURACY = 0.94
 
@@ -160,6 +169,17 @@ def run_loop(options: argparse.Namespace) -> Section:
     return {"rows": epoch_loop.ROWS, "figures": rows, "limits": verdicts}
 
 
+def run_callbacks(options: argparse.Namespace) -> Section:
+    """Measure what metrics and callbacks add to an epoch."""
+    figures = epoch_callbacks.measure(options.rounds or 15)
+    low, high = figures["added_share"]["quartiles"]
+    median = figures["added_share"]["median"]
+    print(f"accuracy, f1, CSVLogger, EarlyStopping: {median:+.1%} of an epoch of "
+          f"{figures['epoch_ms']:.1f} ms (quartiles {low:+.1%} to {high:+.1%})")  # fmt: skip
+    limit = verdict("callbacks, share of an epoch", median, "at most", CALLBACKS_SHARE)
+    return {"figures": figures, "limits": [limit]}
+
+
 def run_mnist(options: argparse.Namespace, peers: list[str]) -> Section:
     """Measure the whole program on MNIST."""
     names = ["nnx", *(p for p in peers if p in mnist.PROGRAMS)]
@@ -197,6 +217,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--loop", action="store_true", help="what the loop of fit adds to a step")
+    mode.add_argument("--callbacks", action="store_true", help="what callbacks add to an epoch")
     mode.add_argument("--mnist", action="store_true", help="a whole program on full MNIST")
     parser.add_argument("--cells", nargs="*", default=[], help="cells whose names start so")
     parser.add_argument("--peers", help=f"of {','.join(PEERS)}; default: those installed")
@@ -217,6 +238,8 @@ def main(arguments: list[str] | None = None) -> int:
     before = machine.describe()
     if options.loop:
         mode, section = "loop", run_loop(options)
+    elif options.callbacks:
+        mode, section = "callbacks", run_callbacks(options)
     elif options.mnist:
         mode, section = "mnist", run_mnist(options, chosen_peers(options))
     else:

@@ -269,7 +269,9 @@ def open_data(place: Place, x: Any, y: Any, weight: Any = None) -> Data:
             "y is missing: x is an array, so give the targets too, as in fit(x, y). An iterable "
             "of batches (x, y) needs none."
         )
-    return ArrayData(place, x, y, weight)
+    from nnx.rows import array_data
+
+    return array_data(place, x, y, weight)
 
 
 def _by_class(

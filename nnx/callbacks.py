@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import numbers
 import os
 import sys
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nnx.errors import DataError, did_you_mean
+from nnx.optim.optimizer import checked
 
 Logs = dict[str, float]
 
@@ -53,6 +55,24 @@ class Callback:
     def on_test_end(self, logs: Logs | None = None) -> None:
         """Run after a validation; ``logs`` has its results."""
 
+    def on_test_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Run before a batch of a validation."""
+
+    def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Run after a batch of a validation; ``logs`` has the mean ``loss`` so far."""
+
+    def on_predict_begin(self, logs: Logs | None = None) -> None:
+        """Run before a prediction."""
+
+    def on_predict_end(self, logs: Logs | None = None) -> None:
+        """Run after a prediction."""
+
+    def on_predict_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Run before a batch of a prediction."""
+
+    def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Run after a batch of a prediction; ``logs`` has its ``outputs``."""
+
     def close(self) -> None:
         """Give back what is held (files, the terminal); run last, whatever happened."""
 
@@ -88,6 +108,12 @@ class Hooks:
     on_train_batch_end: list[Callable[[int, Logs | None], None]]
     on_test_begin: list[Callable[[Logs | None], None]]
     on_test_end: list[Callable[[Logs | None], None]]
+    on_test_batch_begin: list[Callable[[int, Logs | None], None]]
+    on_test_batch_end: list[Callable[[int, Logs | None], None]]
+    on_predict_begin: list[Callable[[Logs | None], None]]
+    on_predict_end: list[Callable[[Logs | None], None]]
+    on_predict_batch_begin: list[Callable[[int, Any], None]]
+    on_predict_batch_end: list[Callable[[int, Any], None]]
 
     def close(self) -> None:
         """Close all of them, the last first."""
@@ -137,23 +163,31 @@ class LambdaCallback(Callback):
             setattr(self, name, function)
 
 
+RISING = ("accuracy", "precision", "recall", "f1", "auc", "r2")
+"""How the figures end that are the better the larger they are."""
+
+
 class _Monitor(Callback):
     """A callback that follows one figure of the logs and knows when it is at its best."""
 
     def __init__(self, monitor: str, mode: str, min_delta: float = 0.0) -> None:
         if mode not in ("auto", "min", "max"):
             raise DataError(f"mode={mode!r}. {did_you_mean(mode, ('auto', 'min', 'max'))}")
-        rises = "accuracy" in monitor or monitor.endswith("r2")
+        rises = monitor.endswith(RISING)
         self.monitor = monitor
         self._sign = -1.0 if mode == "max" or (mode == "auto" and rises) else 1.0
-        self._min_delta = abs(min_delta)
+        self._min_delta = abs(checked(self._kind, "min_delta", min_delta, -math.inf, math.inf))
         self._best = math.inf
+
+    @property
+    def _kind(self) -> str:
+        return type(self).__name__
 
     def _improved(self, logs: Logs | None) -> bool:
         """Return whether the figure is better than ever before, and keep it; NaN never is."""
         if self.monitor not in (logs or {}):
             raise DataError(
-                f"{type(self).__name__} monitors {self.monitor!r}, which the epoch does not give. "
+                f"{self._kind} monitors {self.monitor!r}, which the epoch does not give. "
                 f"{did_you_mean(self.monitor, logs or {})} val_ needs validation data."
             )
         value = self._sign * logs[self.monitor]  # type: ignore[index]
@@ -166,8 +200,9 @@ class _Monitor(Callback):
 class EarlyStopping(_Monitor):
     """Stops when a figure has not improved for ``patience`` epochs, 0 as 1.
 
-    ``mode`` is "min", "max", or "auto": accuracies and r2 are to rise, all else to fall. With
-    ``restore_best_weights`` the network ends with those of its best epoch.
+    ``mode`` is "min", "max", or "auto": accuracies, precision, recall, f1,
+    areas under a curve and r2 are to rise, all else to fall. With ``restore_best_weights`` the
+    network ends with those of its best epoch, the first of equal ones.
     """
 
     def __init__(
@@ -180,7 +215,7 @@ class EarlyStopping(_Monitor):
         restore_best_weights: bool = False,
     ) -> None:
         super().__init__(monitor, mode, min_delta)
-        self.patience = patience
+        self.patience = _whole(self._kind, "patience", patience)
         self.restore_best_weights = restore_best_weights
         self.stopped_epoch: int | None = None
         self._waited = 0
@@ -207,6 +242,66 @@ class EarlyStopping(_Monitor):
         """Put the best weights back."""
         if self._weights is not None:
             self.model.load_state_dict(self._weights)
+
+
+class ReduceLROnPlateau(_Monitor):
+    """Multiplies the learning rate by ``factor`` where a figure has not improved for some epochs.
+
+    After ``patience`` epochs without an improvement of more than ``min_delta`` the rate falls, to
+    no less than ``min_lr``; for ``cooldown`` epochs after that none is counted. ``mode`` as in
+    `EarlyStopping`. Source: Keras, whose names and defaults these are.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        *,
+        factor: float = 0.1,
+        patience: int = 10,
+        mode: str = "auto",
+        min_delta: float = 1e-4,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+    ) -> None:
+        super().__init__(monitor, mode, min_delta)
+        self.factor = checked(self._kind, "factor", factor, 0.0, 1.0)
+        self.patience = _whole(self._kind, "patience", patience)
+        self.cooldown = _whole(self._kind, "cooldown", cooldown)
+        self.min_lr = checked(self._kind, "min_lr", min_lr, 0.0, math.inf)
+        self._waited = self._cooling = 0
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Start anew. Raises: DataError where a schedule sets the rate."""
+        self._best, self._waited, self._cooling = math.inf, 0, 0
+        if _optimizer_of(self.model).has_schedule:
+            raise DataError(
+                "ReduceLROnPlateau sets the learning rate, and so does the optimizer's schedule. "
+                "Give the optimizer a number: optim.Adam(1e-3)."
+            )
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Look at the figure, and lower the rate where it is due."""
+        cooling, self._cooling = self._cooling > 0, max(0, self._cooling - 1)
+        if self._improved(logs) or cooling:
+            self._waited = 0
+            return
+        self._waited += 1
+        optimizer = _optimizer_of(self.model)
+        if self._waited >= self.patience and optimizer.lr > self.min_lr:
+            optimizer.lr = max(self.min_lr, optimizer.lr * self.factor)
+            self._waited, self._cooling = 0, self.cooldown
+
+
+def _optimizer_of(model: Any) -> Any:
+    from nnx.fit import compiled
+
+    return compiled(model).optimizer
+
+
+def _whole(kind: str, name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 0:
+        raise DataError(f"{kind}: {name} is a whole number of 0 or more, got {value!r}.")
+    return int(value)
 
 
 class Checkpoint(_Monitor):
@@ -248,6 +343,105 @@ class CSVLogger(Callback):
                 writer.writerows(zip(history.epoch, *history.history.values(), strict=True))
         except OSError as error:
             raise DataError(f"CSVLogger cannot write {self.path}: {error.strerror}.") from error
+
+
+class JSONLinesLogger(Callback):
+    """Adds a line to a file after each epoch: a JSON object with ``epoch`` and its figures.
+
+    What is not finite, which JSON lacks, becomes null. The file begins anew with each training; one
+    that goes on begins with the epochs that it had.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = path
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Write the epochs that a training had which goes on."""
+        history = self.model.history
+        columns = history.history.items()
+        self._write("w", [
+            (epoch, {name: values[i] for name, values in columns if i < len(values)})
+            for i, epoch in enumerate(history.epoch)
+        ])  # fmt: skip
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Add the epoch's line."""
+        self._write("a", [(epoch, logs or {})])
+
+    def _write(self, how: str, rows: list[tuple[int, Logs]]) -> None:
+        import json
+
+        lines = [
+            {"epoch": epoch, **{k: v if math.isfinite(v) else None for k, v in logs.items()}}
+            for epoch, logs in rows
+        ]
+        try:
+            with open(self.path, how, encoding="utf-8") as file:
+                file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+        except OSError as error:
+            raise DataError(
+                f"JSONLinesLogger cannot write {self.path}: {error.strerror}."
+            ) from error
+
+
+class TensorBoard(Callback):
+    """Writes figures for TensorBoard, as Keras does: ``tensorboard --logdir logs`` shows them.
+
+    ``<log_dir>/train`` has ``epoch_loss``, the metrics and ``epoch_learning_rate``,
+    ``<log_dir>/validation`` the same figures of the validation data, so that both share a chart.
+    With ``histogram_freq`` every so many epochs histograms of the parameters are added.
+    Raises: DataError without tensorboardX, which the extra ``tensorboard`` installs.
+    """
+
+    def __init__(
+        self, log_dir: str | os.PathLike[str] = "logs", *, histogram_freq: int = 0
+    ) -> None:
+        self.log_dir = log_dir
+        self.histogram_freq = _whole("TensorBoard", "histogram_freq", histogram_freq)
+        self._writers: dict[str, Any] = {}
+        _summary_writer()
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Write the epoch's figures."""
+        figures = {**(logs or {}), "learning_rate": _optimizer_of(self.model).lr}
+        for name, value in figures.items():
+            part = "validation" if name.startswith("val_") else "train"
+            tag = f"epoch_{name.removeprefix('val_')}"
+            self._writer(part).add_scalar(tag, value, epoch)
+        if self.histogram_freq and (epoch + 1) % self.histogram_freq == 0:
+            for name, parameter in self.model.named_parameters():
+                self._writer("train").add_histogram(name, parameter.numpy(), epoch)
+        for writer in self._writers.values():
+            writer.flush()
+
+    def _writer(self, part: str) -> Any:
+        if part not in self._writers:
+            try:
+                folder = os.path.join(self.log_dir, part)
+                self._writers[part] = _summary_writer()(folder)
+            except OSError as error:
+                raise DataError(
+                    f"TensorBoard cannot write {self.log_dir}: {error.strerror}."
+                ) from error
+        return self._writers[part]
+
+    def close(self) -> None:
+        """Close the files."""
+        while self._writers:
+            self._writers.popitem()[1].close()
+
+
+def _summary_writer() -> Any:
+    try:
+        from tensorboardX import (  # type: ignore[import-not-found, import-untyped, unused-ignore]
+            SummaryWriter,
+        )
+    except ImportError:
+        raise DataError(
+            "TensorBoard's files are written with tensorboardX, which is not installed: "
+            "python -m pip install 'nnx-array[tensorboard]'."
+        ) from None
+    return SummaryWriter
 
 
 # What the terminal shows

@@ -11,16 +11,24 @@ from nnx.op import Node
 from nnx.tape import enable_grad
 from nnx.tensor import Tensor
 
+ELEMENTS = 1 << 24
+"""How many numbers are looked at together: what is found out of each takes a byte."""
+
 
 def is_finite(tensor: Tensor) -> bool:
     """Return whether a tensor holds neither NaN nor infinity; worked out on its device."""
     if not tensor.dtype.is_floating:
         return True
-    device = tensor.device
-    kernels = device.kernels
+    device, array = tensor.device, tensor.array
+    kernels, n = device.kernels, tensor.shape[0] if tensor.ndim else 1
+    rows = max(1, ELEMENTS * n // max(1, tensor.size))
     with contextlib.nullcontext() if device.backend.on_host else device.scope():
-        finite = kernels["all"](kernels["isfinite"](tensor.array))
-    return bool(device.backend.to_numpy(finite))
+        for start in range(0, n, rows):
+            part = array if rows >= n else array[start : start + rows, ...]
+            finite = kernels["all"](kernels["isfinite"](part))
+            if not bool(device.backend.to_numpy(finite)):
+                return False
+    return True
 
 
 def bad_parameter(model: Module) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
 import sys
@@ -35,6 +36,7 @@ from nnx.loop import (
 from nnx.nn import losses
 from nnx.nn.module import Module
 from nnx.ops.loss import binary_cross_entropy, check_classes, cross_entropy
+from nnx.rows import array_data
 from nnx.tape import no_grad
 from nnx.tensor import Tensor, asarray
 
@@ -167,7 +169,7 @@ def _probe(model: Module, setup: Compiled, data: Data, size: int) -> Tensor:
             _check_labels(setup.loss, prediction, data.y)
         value = setup.loss(prediction, y)
         for metric in setup.metrics:
-            metric.measure(prediction, y)
+            metric.finish(metric.measure(prediction, y))
     if not isinstance(value, Tensor) or value.size != 1 or value.shape:
         shape = getattr(value, "shape", None)
         raise ShapeError(
@@ -246,6 +248,8 @@ def fit(
 
     ``x`` and ``y`` are arrays, of the host or of any device, and are moved to the model's device
     once; or ``x`` is an iterable of batches ``(x, y)`` or ``(x, y, weights)``, read once an epoch.
+    A large memory-mapped array, or one whose copy would take more than a quarter of the device's
+    memory, stays where it is: each batch is read, shuffled too, and moved.
     ``validation_split`` keeps the last part of the arrays, before they are shuffled. Shuffles come
     from nnx.random: one seed gives the same on every device. Training runs over the epochs
     ``initial_epoch`` to ``epochs`` - 1. ``resume`` is a file of `nnx.callbacks.Checkpoint`: goes on
@@ -329,33 +333,50 @@ def evaluate(
     batch_size: int = EVALUATION_ROWS,
     *,
     sample_weight: Any = None,
+    callbacks: Callback | Sequence[Callback] = (),
 ) -> dict[str, float]:
     """Return the loss and the metrics of a compiled model, by name, over all rows.
 
-    The data is as for `fit`. Nothing is learned or recorded.
+    The data is as for `fit`. Nothing is learned or recorded. Of the callbacks the hooks of a test
+    run.
     Raises: as `fit`, for what does not fit.
     """
     setup = compiled(model)
     size = _whole("batch_size", batch_size, 1)
     data = open_data(_place(model), x, y, sample_weight)
     _probe(model, setup, data, size)
-    return measure(model, setup, data, size)
+    params = {"epochs": 1, "steps": data.steps(size), "verbose": 0}
+    hooks = Hooks(_several(callbacks), model, params)
+    with contextlib.closing(hooks):
+        return measure(model, setup, data, size, hooks)
 
 
-def predict(model: Module, x: Any, batch_size: int = EVALUATION_ROWS) -> Any:
+def predict(
+    model: Module,
+    x: Any,
+    batch_size: int = EVALUATION_ROWS,
+    *,
+    callbacks: Callback | Sequence[Callback] = (),
+) -> Any:
     """Return the model's outputs as a new NumPy array, one row a row of x.
 
     ``x`` is an array, or an iterable of batches ``x`` or ``(x, ...)``. Nothing is recorded, and
-    layers run as in `Module.eval`.
+    layers run as in `Module.eval`. Of the callbacks the hooks of a prediction run.
     """
     import numpy as np
 
     size = _whole("batch_size", batch_size, 1)
     place = _place(model)
-    data: Data = StreamData(place, x, needs_targets=False) if is_stream(x) else ArrayData(place, x)
+    data: Data = StreamData(place, x, needs_targets=False) if is_stream(x) else array_data(place, x)
+    params = {"epochs": 1, "steps": data.steps(size), "verbose": 0}
+    hooks = Hooks(_several(callbacks), model, params)
     parts = []
-    with no_grad(), mode(model, training=False):
-        for batch, _, _ in data.batches(size):
+    with contextlib.closing(hooks), no_grad(), mode(model, training=False):
+        for call in hooks.on_predict_begin:
+            call(None)
+        for step, (batch, _, _) in enumerate(data.batches(size)):
+            for call_at in hooks.on_predict_batch_begin:
+                call_at(step, None)
             out = model(batch)
             if not isinstance(out, Tensor):
                 raise DTypeError(
@@ -364,4 +385,8 @@ def predict(model: Module, x: Any, batch_size: int = EVALUATION_ROWS) -> Any:
                 )
             # A copy at once: a compiled step may fill the same memory again.
             parts.append(np.array(out.numpy()))
+            for call_at in hooks.on_predict_batch_end:
+                call_at(step, {"outputs": parts[-1]})
+        for call in hooks.on_predict_end:
+            call(None)
     return np.concatenate(parts) if len(parts) > 1 else parts[0]

@@ -24,6 +24,7 @@ from nnx.nn.module import Module
 from nnx.op import recording
 from nnx.ops import reduce
 from nnx.optim import Optimizer
+from nnx.rows import RowData
 from nnx.tape import enable_grad, no_grad
 from nnx.tensor import Tensor
 
@@ -46,6 +47,7 @@ class Compiled:
         self.metrics = metrics
         self.auto = auto
         self.jitted: JittedStep | None = None
+        self.outputs: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy's network is another one, and so is its step.
@@ -165,21 +167,33 @@ def loss_of(loss: Loss, prediction: Tensor, y: Tensor, weight: Tensor | None) ->
     return reduce.mean(each * weight)
 
 
-def measure(model: Module, setup: Compiled, data: Data, size: int) -> Logs:
+def measure(
+    model: Module, setup: Compiled, data: Data, size: int, hooks: Hooks | None = None
+) -> Logs:
     """Return loss and metrics over all rows of the data; a smaller last batch counts as its rows.
 
     Nothing is recorded, and layers run as in `Module.eval`.
     """
+    hooks = hooks or Hooks((), model, {})
     total, rows = 0.0, 0
     tally = Tally(setup.metrics)
     with no_grad(), mode(model, training=False):
-        for x, y, weight in data.batches(size):
+        for call in hooks.on_test_begin:
+            call(None)
+        for step, (x, y, weight) in enumerate(data.batches(size)):
+            for call_at in hooks.on_test_batch_begin:
+                call_at(step, None)
             prediction = model(x)
             n = x.shape[0]
             total += loss_of(setup.loss, prediction, y, weight).item() * n
             rows += n
             tally.add(prediction, y)
-    return {"loss": total / rows, **tally.results()}
+            for call_at in hooks.on_test_batch_end:
+                call_at(step, {"loss": total / rows})
+        logs = {"loss": total / rows, **tally.results()}
+        for call in hooks.on_test_end:
+            call(logs)
+    return logs
 
 
 # Ctrl-C
@@ -248,7 +262,10 @@ class Loop:
         self._size, self._last = size, last
         self._step = setup.step(model, jitted)
         self._at_once = 8
-        self._suspect = isinstance(data, ArrayData) and not diagnose.is_finite(data.x)
+        # What is read by rows is looked at batch by batch, not read once more beforehand.
+        self._suspect = isinstance(data, RowData) or (
+            isinstance(data, ArrayData) and not diagnose.is_finite(data.x)
+        )
 
     def run(self, epochs: range, shuffle: bool) -> None:
         """Train.
@@ -280,7 +297,7 @@ class Loop:
         model, setup, hooks, data = self._model, self._setup, self._hooks, self._data
         order = None
         if shuffle and isinstance(data, ArrayData):
-            backend = data.x.device.backend
+            backend = model.device.backend
             order = backend.permutation(random.default_generator(), data.rows)
         tally = Tally(setup.metrics)
         total, rows, step = 0.0, 0, 0
@@ -358,11 +375,8 @@ class Loop:
     def _validated(self) -> Logs:
         if self._validation is None:
             return {}
-        for call in self._hooks.on_test_begin:
-            call(None)
-        logs = measure(self._model, self._setup, self._validation, max(self._size, EVALUATION_ROWS))
-        for call in self._hooks.on_test_end:
-            call(logs)
+        size = max(self._size, EVALUATION_ROWS)
+        logs = measure(self._model, self._setup, self._validation, size, self._hooks)
         return {f"val_{name}": value for name, value in logs.items()}
 
     # What stops it

@@ -655,6 +655,32 @@ def test_evaluate_gives_the_figures_of_training(succeed):
     assert tested["loss"] == pytest.approx(float(trained["test_loss"]), rel=1e-4)
 
 
+def test_evaluate_tells_programs_how_each_class_is_told(succeed):
+    succeed("train", "iris", *QUICK)
+    found = json.loads(succeed("evaluate", "runs/iris", "--json"))
+    matrix = np.array(found["confusion_matrix"])
+    assert matrix.sum() == 30 and matrix.trace() / 30 == pytest.approx(found["accuracy"])
+    assert list(found["classes"]) == ["setosa", "versicolor", "virginica"]
+    assert [row["support"] for row in found["classes"].values()] == matrix.sum(axis=1).tolist()
+    plain = pairs(succeed("evaluate", "runs/iris"))
+    assert plain.keys() == found.keys() - {"classes", "confusion_matrix"}
+    assert float(plain["f1_macro"]) == found["f1_macro"]
+
+
+def test_evaluate_shows_people_the_report_and_the_confusions(succeed):
+    succeed("train", "iris", *QUICK)
+    status, shown = on_terminal(["evaluate", "runs/iris"], NO_COLOR="1")
+    assert status == 0 and "weighted avg" in shown and "right / guessed" in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())
+
+
+def test_evaluate_of_one_logit_has_both_classes(succeed):
+    succeed("train", "profit", "--loss", "binary_cross_entropy", "--hidden", "none", *QUICK)
+    found = json.loads(succeed("evaluate", "runs/profit", "--json"))
+    assert np.trace(found["confusion_matrix"]) == round(found["accuracy"] * found["rows"])
+    assert len(found["classes"]) == 2
+
+
 def test_evaluate_on_data_of_another_size_fails(digits_run, fail):
     err = fail(1, "evaluate", digits_run, "--data", "iris")
     assert "rows of 4 numbers" in err and "784" in err

@@ -385,7 +385,7 @@ def test_hooks_run_in_order_with_their_logs():
     model = classifier()
     model.fit(X, Y, batch_size=25, epochs=2, validation_split=0.5, callbacks=[recorder])
     epoch = ["on_epoch_begin", "on_train_batch_begin", "on_train_batch_end", "on_test_begin",
-             "on_test_end", "on_epoch_end"]  # fmt: skip
+             "on_test_batch_begin", "on_test_batch_end", "on_test_end", "on_epoch_end"]  # fmt: skip
     assert [call[0] for call in recorder.calls] == [
         "on_train_begin", *epoch, *epoch, "on_train_end",
     ]  # fmt: skip
@@ -527,6 +527,11 @@ BAD = [
     (PAIR, {"validation_split": 0.99}, DataError, "leaves 0 to train with and 50"),
     (PAIR, {"validation_split": 0.99, "validation_data": PAIR}, DataError, "not both"),
     (PAIR, {"validation_data": (X[:, :3], Y)}, ShapeError, "takes 4 features"),
+    (PAIR, {"validation_data": (X[:, :3], Y)}, ShapeError, "In the validation data"),
+    (PAIR, {"validation_data": (X, Y[:, np.newaxis])}, ShapeError, "In the validation data"),
+    (PAIR, {"validation_data": (X, Y[:40])}, LabelError, "x has 50 rows and y 40"),
+    (PAIR, {"validation_split": 0.2, "validation_data": PAIR}, DataError, "not both"),
+    (PAIR, {"validation_split": float("nan")}, DataError, "validation_split is from 0"),
     (PAIR, {"validation_data": (X, Y + 1)}, LabelError, "Label 3 at index"),
     (PAIR, {"validation_data": X}, DataError, "validation_data is"),
     (PAIR, {"validation_data": (X[:0], Y[:0])}, DataError, "is empty"),
@@ -534,6 +539,9 @@ BAD = [
     (PAIR, {"class_weight": {3: 1.0}}, DataError, "class 3, which does not exist: .* 0 to 2"),
     (PAIR, {"class_weight": {"a": 1.0}}, DataError, "class 'a'"),
     (PAIR, {"class_weight": {0: -1.0}}, DataError, r"class_weight\[0\] is -1.0"),
+    (PAIR, {"class_weight": {1: float("nan")}}, DataError, r"class_weight\[1\] is nan"),
+    (PAIR, {"class_weight": {}}, DataError, "class_weight is a dict"),
+    (PAIR, {"sample_weight": -np.ones(50)}, DataError, "-1.0 at row 0"),
     (PAIR, {"class_weight": [1, 2, 3]}, DataError, "class_weight is a dict"),
     (PAIR, {"sample_weight": np.ones(49)}, DataError, r"shape \(49,\), x has 50 rows"),
     (PAIR, {"sample_weight": np.where(np.arange(50) == 4, np.nan, 1)}, DataError, "nan at row 4"),
@@ -610,6 +618,8 @@ def test_metric_that_does_not_fit_is_refused_first():
         ({"optimizer": "adma"}, DataError, "'adma'.*Did you mean 'adam'"),
         ({"loss": "cross_entrpy"}, DataError, "'cross_entrpy'.*Did you mean 'cross_entropy'"),
         ({"metrics": ["acuracy"]}, DataError, "'acuracy'.*Did you mean 'accuracy'"),
+        ({"metrics": ["rocauc"]}, DataError, "Did you mean 'roc_auc'"),
+        ({"metrics": ["confusion_matrix"]}, DataError, "not one number"),
         ({"metrics": ["mse", "mse"]}, DataError, "Two figures would be called 'mse'"),
         ({"device": "nunpy"}, DeviceError, "'nunpy'.*Did you mean 'numpy'"),
         ({"optimizer": optim.Adam}, DTypeError, "optimizer"),

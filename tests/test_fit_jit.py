@@ -239,6 +239,25 @@ def test_a_jitted_step_is_one_function_for_all_epochs():
     assert step.function._traces == 1 and losses[4] < losses[0]
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("clip", [{"clip_norm": 0.2}, {"clip_value": 0.02}])
+@pytest.mark.parametrize("kind", [optim.SGD, optim.Adam])
+def test_clipped_steps_are_compiled_whole(kind, clip, device, many):
+    eager, jitted = (trained(jit, device, kind(0.05, **clip)) for jit in (False, True))
+    agree(eager, jitted)
+    plain, _ = trained(True, device, kind(0.05))
+    assert not np.allclose(plain[0].weight.numpy(), jitted[0][0].weight.numpy(), atol=1e-4)
+    assert device != "numba" or sum(many) > 20
+
+
+def test_a_clip_that_is_changed_counts_in_the_next_fit():
+    model, _ = trained(True, "numba", optim.SGD(0.5), shuffle=False, epochs=1)
+    before = model[0].weight.numpy().copy()
+    vars(model)["_compiled"].optimizer.clip_value = 1e-6
+    model.fit(X, Y, batch_size=50)
+    assert 0 < np.abs(model[0].weight.numpy() - before).max() <= 3 * 0.5 * 1.1e-6
+
+
 def test_the_compiled_step_is_kept_for_the_next_fit_and_not_by_copies():
     model, _ = trained(True)
     step = vars(model)["_compiled"].jitted

@@ -270,6 +270,70 @@ def test_training_in_float32_is_as_exact_as_numpy():
     assert error(mine) <= 2 * error(narrow)
 
 
+# Clipped gradients
+
+
+def clipped_by_hand(gradients, clip_norm=None, clip_value=None):
+    """Return the gradients of each step as an optimizer is to see them."""
+    if clip_value is not None:
+        return [[np.clip(g, -clip_value, clip_value) for g in step] for step in gradients]
+    norms = [math.sqrt(sum(float((g * g).sum()) for g in step)) for step in gradients]
+    return [
+        [g * min(1.0, clip_norm / (norm + 1e-6)) for g in step]
+        for norm, step in zip(norms, gradients, strict=True)
+    ]
+
+
+# The norms of the gradients of `problem` are from 8 to 18: some steps are clipped, some are not.
+@pytest.mark.parametrize("clip", [{"clip_norm": 12.0}, {"clip_norm": 0.5}, {"clip_value": 2.0}])
+@pytest.mark.parametrize("case", ["sgd nesterov", "adamw all", "rmsprop", "adagrad all", "lion"])
+def test_gradients_are_clipped_before_anything_else(case, clip, device):
+    kind, settings, rule = CASES[case]
+    starts, gradients = problem()
+    wide = device.has(nnx.float64)
+    results = run(
+        kind(**settings, **clip), starts, gradients, device, "float64" if wide else "float32"
+    )
+    for i, (w, result) in enumerate(zip(starts, results, strict=True)):
+        seen = [step[i] for step in clipped_by_hand(gradients, **clip)]
+        expected = ByHand(rule).run(w, seen)
+        np.testing.assert_allclose(result, expected, rtol=1e-12 if wide else 1e-4, atol=1e-12)
+
+
+def test_clip_norm_equals_pytorch():
+    torch = pytest.importorskip("torch")
+    starts, gradients = problem()
+    mine = run(optim.Adam(0.05, clip_norm=12.0), starts, gradients, "numpy", "float64")
+    params = [torch.nn.Parameter(torch.tensor(w)) for w in starts]
+    theirs = torch.optim.Adam(params, lr=0.05)
+    for step in gradients:
+        for p, g in zip(params, step, strict=True):
+            p.grad = torch.tensor(g)
+        torch.nn.utils.clip_grad_norm_(params, 12.0)
+        theirs.step()
+    for a, b in zip(mine, params, strict=True):
+        np.testing.assert_allclose(a, b.detach().numpy(), rtol=1e-12, atol=1e-14)
+
+
+def test_clipping_leaves_grad_and_large_squares_do_not_overflow():
+    w, v = with_gradients([0.0, 0.0], [1.0])
+    w.grad = nnx.asarray(np.array([3e30, 4e30], np.float32), device="numpy")
+    optim.SGD([w, v], 1.0, clip_norm=5.0).step()
+    assert w.grad.tolist() == pytest.approx([3e30, 4e30])
+    assert w.tolist() == pytest.approx([-3.0, -4.0]) and v.item() == 1.0
+
+
+@pytest.mark.parametrize("clip", [{"clip_norm": 12.0}, {"clip_value": 2.0}])
+def test_a_users_own_optimizer_is_clipped(clip):
+    starts, gradients = problem()
+    mine = Heavy(0.1)
+    mine.clip_norm, mine.clip_value = clip.get("clip_norm"), clip.get("clip_value")
+    results = run(mine, starts, gradients, "numpy", "float64")
+    theirs = run(optim.SGD(0.1, 0.9, **clip), starts, gradients, "numpy", "float64")
+    for a, b in zip(results, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-14)
+
+
 # A user's own
 
 
@@ -394,6 +458,13 @@ def test_parameters_on_several_devices_step_together():
     optim.Adam([a, b], 0.5).step()
     assert a.item() == pytest.approx(0.5) and b.item() == pytest.approx(1.5)
     assert (a.device.name, b.device.name) == ("numpy", "loops")
+
+
+def test_clip_norm_of_parameters_on_several_devices_is_refused():
+    a, b = with_gradients([1.0])[0], with_gradients([2.0], device="loops")[0]
+    with pytest.raises(nnx.DeviceError, match="'loops' and 'numpy'|'numpy' and 'loops'"):
+        optim.SGD([a, b], 0.5, clip_norm=1.0).step()
+    assert a.item() == 1.0
 
 
 def test_overflow_in_a_step_does_not_warn():
@@ -572,6 +643,14 @@ def test_rates_out_of_range(lr):
         (lambda: optim.RMSprop(momentum=2), "RMSprop: momentum"),
         (lambda: optim.Adagrad(eps="small"), "Adagrad: eps"),
         (lambda: optim.Lion(betas=(0.9, 0.99, 0.999)), "Lion: betas"),
+        (lambda: optim.SGD(0.1, clip_norm=0), "SGD: clip_norm=0 would leave no gradient"),
+        (lambda: optim.Adam(clip_norm=-1.0), "Adam: clip_norm is a finite number of 0 or more"),
+        (lambda: optim.AdamW(clip_value=0.0), "AdamW: clip_value=0 would leave no gradient"),
+        (lambda: optim.Lion(clip_value=math.nan), "Lion: clip_value"),
+        (lambda: optim.RMSprop(clip_value=-2), "RMSprop: clip_value"),
+        (lambda: optim.Adagrad(clip_norm=math.inf), "Adagrad: clip_norm"),
+        (lambda: Heavy.__mro__[1](clip_norm="1"), "Optimizer: clip_norm"),
+        (lambda: optim.SGD(clip_norm=1.0, clip_value=1.0), "not both"),
         (lambda: schedules.constant(-1), "constant: lr"),
         (lambda: schedules.step(0.1, 0), "step: every is a whole number"),
         (lambda: schedules.step(0.1, 5, factor=math.nan), "step: factor"),

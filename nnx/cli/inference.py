@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnx import metrics
 from nnx.cli.inputs import read_features, read_input
 from nnx.cli.options import Where, choose_device
 from nnx.cli.output import Figure, note, on_terminal, print_figures, print_json, print_rows
@@ -24,19 +25,46 @@ Array = NDArray[Any]
 def evaluate(
     run: str, data: str | None, target: str | None, *, device: str | None, as_json: bool
 ) -> None:
-    """Print loss and accuracy of a run on the test rows of its data, or on other data."""
+    """Print loss and accuracy of a run on the test rows of its data, or on other data.
+
+    For classes also how good each is told, and which is taken for which.
+    """
     folder = Path(run)
     config = read_config(folder)
     where = choose_device(device, measure=False)
     rows, y, what = test_rows(config, data or config.data, target or config.target)
     model = load_model(folder, where)
+    scores = outputs(model, config, config.standardise(rows))
+    matrix = metrics.confusion_matrix(scores, y, len(config.classes)) if config.classes else None
     figures = [
         Figure("data", data or config.data, "data", f"{data or config.data}, {what}"),
         Figure("rows", len(rows), config.unit, f"{len(rows):,}"),
         Figure("device", where.name, "device", f"{where.name} ({where.reason})"),
-        *judge(model, config, config.standardise(rows), y),
+        *_figures(config, scores, y),
     ]
+    if matrix is not None:
+        figures += _class_figures(config, matrix, as_json=as_json)
     print_figures(figures, as_json=as_json, title=f"{folder}, tested")
+    if matrix is not None and on_terminal() and not as_json:
+        print(f"\n{metrics.of_matrix(matrix, config.classes)}\n")
+        print(metrics.confusion_text(matrix, config.classes))
+
+
+def _class_figures(config: Config, matrix: Array, *, as_json: bool) -> list[Figure]:
+    """Return what programs are told beside the accuracy; people see it as text."""
+    report = metrics.of_matrix(matrix, config.classes)
+    macro = report.averages["macro avg"]
+    figures = [
+        Figure("precision_macro", macro["precision"], "", ""),
+        Figure("recall_macro", macro["recall"], "", ""),
+        Figure("f1_macro", macro["f1-score"], "", ""),
+    ]
+    if as_json:
+        figures += [
+            Figure("classes", dict(report.classes), "", ""),
+            Figure("confusion_matrix", matrix.tolist(), "", ""),
+        ]
+    return figures
 
 
 def test_rows(config: Config, data: str, target: str | None) -> tuple[Array, Array, str]:
@@ -105,9 +133,12 @@ def load_model(folder: Path, where: Where) -> Module:
 
 def judge(model: Any, config: Config, x: Array, y: Array) -> list[Figure]:
     """Return how right a network is on inputs as it takes them; y as `targets` gives it."""
-    from nnx import metrics, nn
+    return _figures(config, outputs(model, config, x), y)
 
-    scores = outputs(model, config, x)
+
+def _figures(config: Config, scores: Array, y: Array) -> list[Figure]:
+    from nnx import nn
+
     loss = metrics_value(nn.losses.get(config.loss), scores, y)
     figures = [Figure("loss", loss, f"loss ({config.loss})", f"{loss:.4g}")]
     if not config.classes:

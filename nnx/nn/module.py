@@ -315,6 +315,24 @@ class Module:
 
         return fit.predict(self, *args, **settings)
 
+    def train_on_batch(self, *args: Any, **settings: Any) -> dict[str, float]:
+        """Do one step; return loss and metrics by name; see `nnx.by_batch.train_on_batch`."""
+        from nnx import by_batch
+
+        return by_batch.train_on_batch(self, *args, **settings)
+
+    def test_on_batch(self, *args: Any, **settings: Any) -> dict[str, float]:
+        """Return a batch's loss and metrics by name; see `nnx.by_batch.test_on_batch`."""
+        from nnx import by_batch
+
+        return by_batch.test_on_batch(self, *args, **settings)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """Return the outputs for a batch as a NumPy array."""
+        from nnx import by_batch
+
+        return by_batch.predict_on_batch(self, x)
+
     def summary(self) -> None:
         """Print a table: layer, output shape, parameters, and their total."""
         from nnx.nn.summary import table

@@ -11,7 +11,7 @@ import itertools
 import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, NoReturn, Protocol
+from typing import Any, ClassVar, NoReturn, Protocol, TypedDict, Unpack
 
 import nnx
 from nnx.device import Device
@@ -34,6 +34,13 @@ class HasParameters(Protocol):
 
 
 Params = Iterable[Tensor] | HasParameters
+
+
+class Clip(TypedDict, total=False):
+    """How gradients are clipped; every optimizer takes one of these settings."""
+
+    clip_norm: float | None
+    clip_value: float | None
 
 
 class _Entry:
@@ -107,6 +114,11 @@ class Optimizer:
     with `bind`, the learning rate: ``SGD(model.parameters(), 0.01)`` or ``SGD(0.01)``. A rate is a
     number or a function of the number of steps done; see `nnx.optim.schedules`.
 
+    ``clip_norm`` shrinks all gradients together where the root of the sum of all their squares is
+    larger: each times min(1, clip_norm / (norm + 1e-6)), as PyTorch's ``clip_grad_norm_`` and
+    Keras's ``global_clipnorm``. ``clip_value`` moves each number of a gradient into -clip_value to
+    clip_value. Either is done before ``update``, and so before weight decay; ``grad`` stays.
+
     >>> class Signs(Optimizer):
     ...     def update(self, param, grad, slots):
     ...         return param - self.lr * nnx.sign(grad)
@@ -122,6 +134,8 @@ class Optimizer:
 
     xp: Any = nnx
     step_count: int = 0
+    clip_norm: float | None = None
+    clip_value: float | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -134,7 +148,10 @@ class Optimizer:
             cls.__init__ = _rate_first(cls.__init__)  # type: ignore[method-assign]
 
     @_rate_first
-    def __init__(self, params: Params | Rate | None = None, lr: Rate | None = None) -> None:
+    def __init__(
+        self, params: Params | Rate | None = None, lr: Rate | None = None, **clip: Unpack[Clip]
+    ) -> None:
+        self.clip_norm, self.clip_value = self._checked_clip(**clip)
         self._entries: list[_Entry] = []
         self._slots_made = False
         self._schedule: Schedule | None = None
@@ -188,6 +205,11 @@ class Optimizer:
         return [entry.param for entry in self._entries]
 
     @property
+    def has_schedule(self) -> bool:
+        """Whether a function of the steps sets the rate."""
+        return self._schedule is not None
+
+    @property
     def lr(self) -> float:
         """The learning rate in force: of the last step, or of the first if there was none.
 
@@ -218,6 +240,22 @@ class Optimizer:
 
     def _checked_rate(self, rate: Any) -> float:
         return checked(self._kind, "lr", rate, 0.0, math.inf)
+
+    def _checked_clip(
+        self, clip_norm: float | None = None, clip_value: float | None = None
+    ) -> tuple[float | None, float | None]:
+        found = []
+        for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
+            limit = None if value is None else checked(self._kind, name, value, 0.0, math.inf)
+            if limit == 0:
+                raise DataError(
+                    f"{self._kind}: {name}=0 would leave no gradient. It is above 0; leave it out "
+                    f"to clip nothing."
+                )
+            found.append(limit)
+        if None not in found:
+            raise DataError(f"{self._kind}: give clip_norm or clip_value, not both.")
+        return found[0], found[1]
 
     @property
     def _kind(self) -> str:
@@ -261,7 +299,8 @@ class Optimizer:
             for device, group in itertools.groupby(entries, _device_of):
                 self.xp = device.namespace if self.over_arrays else nnx
                 with device.scope():
-                    changes += [change(entry, device) for entry in group]
+                    shrink = self._shrink(entries, device) if self.clip_norm is not None else None
+                    changes += [change(entry, device, shrink) for entry in group]
         except BaseException:
             self.step_count -= 1
             raise
@@ -283,7 +322,36 @@ class Optimizer:
         trace.attribute(self, "_lr", self._lr)
         self._lr = trace.rate(self, "_lr", functools.partial(_Rate, self))
 
-    def _array_change(self, entry: _Entry, device: Device) -> Change:
+    def _shrink(self, entries: list[_Entry], device: Device) -> Any:
+        """Return what all gradients are multiplied with, as an array of one number.
+
+        Numerics: squares are summed in float64, in which those of float32 do not overflow.
+        Source: Pascanu et al. 2013, algorithm 1; the 1e-6 is PyTorch's.
+        """
+        xp, total = device.namespace, None
+        for entry in entries:
+            grad = entry.param.grad
+            if entry.param.device is not device:
+                raise DeviceError(
+                    f"{self._kind}: clip_norm is of all gradients together, and they are on "
+                    f"{device.name!r} and {entry.param.device.name!r}. Take clip_value."
+                )
+            if grad is None or grad.device is not device:
+                self._refuse_grad(entry.param)
+            wide = xp.widen(grad.array)
+            squares = xp.sum(wide * wide)
+            total = squares if total is None else total + squares
+        return xp.minimum(self.clip_norm / (xp.sqrt(total) + 1e-6), 1.0)
+
+    def _clipped(self, xp: Any, grad: Any, shrink: Any) -> Any:
+        """Return the array of a gradient as `update` is to see it."""
+        if shrink is not None:
+            return grad * xp.narrow(shrink, grad)
+        if self.clip_value is not None:
+            return xp.clip(grad, -self.clip_value, self.clip_value)
+        return grad
+
+    def _array_change(self, entry: _Entry, device: Device, shrink: Any) -> Change:
         """Return the new arrays of a parameter and its slots, from ``update`` over arrays."""
         grad, old = entry.param.grad, entry.param.array
         if grad is None or grad.device is not device:
@@ -293,14 +361,14 @@ class Optimizer:
             if slot.device is not device:
                 _move(slot, device)
             slots[name] = slot.array
-        value = self.update(old, grad.array, slots)
+        value = self.update(old, self._clipped(self.xp, grad.array, shrink), slots)
         if getattr(value, "shape", None) != old.shape or value.dtype != old.dtype:
             self._refuse(f"for {_brief(entry.param)}", value)
         if slots or entry.slots:
             self._check_slots(entry, slots)
         return entry, value, slots
 
-    def _tensor_change(self, entry: _Entry, device: Device) -> Change:
+    def _tensor_change(self, entry: _Entry, device: Device, shrink: Any) -> Change:
         """Return the new arrays of a parameter and its slots, from ``update`` over tensors."""
         param, grad = entry.param, entry.param.grad
         if grad is None or grad.device is not device:
@@ -309,6 +377,8 @@ class Optimizer:
             if slot.device is not device:
                 _move(slot, device)
         slots: Slots = dict(entry.slots)
+        if shrink is not None or self.clip_value is not None:
+            grad = Tensor(self._clipped(device.namespace, grad.array, shrink), device)
         value = _array(self.update(param, grad, slots))
         slots = {name: _array(slot) for name, slot in slots.items()}
         if getattr(value, "shape", None) != param.array.shape or value.dtype != param.array.dtype:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Unpack
 
 import nnx
 from nnx.errors import DataError
-from nnx.optim.optimizer import Optimizer, Params, Rate, Slots, checked
+from nnx.optim.optimizer import Clip, Optimizer, Params, Rate, Slots, checked
 from nnx.tensor import Tensor
 
 Betas = tuple[float, float]
@@ -30,13 +30,14 @@ class SGD(Optimizer):
         momentum: float = 0.0,
         nesterov: bool = False,
         weight_decay: float = 0.0,
+        **clip: Unpack[Clip],
     ) -> None:
         self.momentum = checked("SGD", "momentum", momentum, 0.0, 1.0)
         self.nesterov = nesterov
         self.weight_decay = checked("SGD", "weight_decay", weight_decay, 0.0, math.inf)
         if nesterov and not momentum:
             raise DataError("SGD: nesterov=True looks ahead along a momentum. Give momentum=0.9.")
-        super().__init__(params, lr)
+        super().__init__(params, lr, **clip)
 
     def init_slots(self, param: Tensor) -> dict[str, Tensor]:
         """Return the velocity v, 0, where there is momentum."""
@@ -70,11 +71,12 @@ class Adam(Optimizer):
         betas: Betas = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        **clip: Unpack[Clip],
     ) -> None:
         self.betas = _betas(self._kind, betas)
         self.eps = checked(self._kind, "eps", eps, 0.0, math.inf)
         self.weight_decay = checked(self._kind, "weight_decay", weight_decay, 0.0, math.inf)
-        super().__init__(params, lr)
+        super().__init__(params, lr, **clip)
 
     def init_slots(self, param: Tensor) -> dict[str, Tensor]:
         """Return the running mean m and mean square v, both 0."""
@@ -108,8 +110,9 @@ class AdamW(Adam):
         betas: Betas = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
+        **clip: Unpack[Clip],
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay)
+        super().__init__(params, lr, betas, eps, weight_decay, **clip)
 
     def update(self, param: Any, grad: Any, slots: Slots) -> Any:
         """Return w shrunk, and moved as by `Adam`."""
@@ -135,12 +138,13 @@ class RMSprop(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         momentum: float = 0.0,
+        **clip: Unpack[Clip],
     ) -> None:
         self.alpha = checked("RMSprop", "alpha", alpha, 0.0, 1.0)
         self.eps = checked("RMSprop", "eps", eps, 0.0, math.inf)
         self.weight_decay = checked("RMSprop", "weight_decay", weight_decay, 0.0, math.inf)
         self.momentum = checked("RMSprop", "momentum", momentum, 0.0, 1.0)
-        super().__init__(params, lr)
+        super().__init__(params, lr, **clip)
 
     def init_slots(self, param: Tensor) -> dict[str, Tensor]:
         """Return the running mean square v, 0, and with momentum the velocity b, 0."""
@@ -175,10 +179,11 @@ class Adagrad(Optimizer):
         lr: Rate | None = None,
         eps: float = 1e-10,
         weight_decay: float = 0.0,
+        **clip: Unpack[Clip],
     ) -> None:
         self.eps = checked("Adagrad", "eps", eps, 0.0, math.inf)
         self.weight_decay = checked("Adagrad", "weight_decay", weight_decay, 0.0, math.inf)
-        super().__init__(params, lr)
+        super().__init__(params, lr, **clip)
 
     def init_slots(self, param: Tensor) -> dict[str, Tensor]:
         """Return the sum of squares v, 0."""
@@ -208,10 +213,11 @@ class Lion(Optimizer):
         lr: Rate | None = None,
         betas: Betas = (0.9, 0.99),
         weight_decay: float = 0.0,
+        **clip: Unpack[Clip],
     ) -> None:
         self.betas = _betas("Lion", betas)
         self.weight_decay = checked("Lion", "weight_decay", weight_decay, 0.0, math.inf)
-        super().__init__(params, lr)
+        super().__init__(params, lr, **clip)
 
     def init_slots(self, param: Tensor) -> dict[str, Tensor]:
         """Return the running mean m, 0."""
