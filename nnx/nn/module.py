@@ -11,6 +11,7 @@ from nnx.device import Device, default_device, device
 from nnx.dtypes import DType, as_dtype
 from nnx.errors import DataError, ShapeError
 from nnx.host import to_host
+from nnx.nn import symbol
 from nnx.op import changes, recording
 from nnx.shapes import Shape
 from nnx.tensor import Parameter, Tensor, asarray
@@ -54,6 +55,7 @@ class Module:
     # Class attributes, so that a subclass need not call super().__init__().
     _built: bool = True
     _called: bool = False  # its first call, and so all that is done once, is behind it
+    _name: str | None = None  # what a user has called it, for `nnx.nn.Model`
     _path: str | None = None  # None until a first call has named the tree
     _output_shape: Shape | None = None  # without the batch axis
     _target: Device | None = None  # what `to` asked for, for parameters that are not yet made
@@ -80,22 +82,25 @@ class Module:
     def __call__(self, *inputs: Any, **settings: Any) -> Any:
         """Return ``forward`` of the inputs; host arrays are brought to this module's device.
 
-        Host floats take the type of the parameters; tensors and integers keep theirs.
+        Host floats take the type of the parameters; tensors and integers keep theirs. Of symbols
+        it returns symbols, see `nnx.nn.Model`.
         """
         if recording.trace is not None:
-            recording.trace.watch(self)
-        if self._called:
+            return recording.trace.called(self, inputs, settings)
+        if self._called and not settings:
             for x in inputs:
                 if type(x) is not Tensor:
                     break
             else:
-                return self.forward(*inputs, **settings)
+                return self.forward(*inputs)
         return self._enter(inputs, settings)
 
     # The first call
 
     def _enter(self, inputs: tuple[Any, ...], settings: dict[str, Any]) -> Any:
         """Bring inputs here; at the first call also name the tree and build this module."""
+        if symbol.found_in((inputs, settings)):
+            return symbol.call(self, inputs, settings)
         inputs = tuple(_received(self, x) for x in inputs)
         if self._called:
             return self.forward(*inputs, **settings)
@@ -151,7 +156,8 @@ class Module:
 
     def _label(self) -> str:
         """Return what messages call this module: its class, and its path where it has one."""
-        return f"{type(self).__name__} {self._path!r}" if self._path else type(self).__name__
+        name = self._path or self._name
+        return f"{type(self).__name__} {name!r}" if name else type(self).__name__
 
     # Parts
 
