@@ -765,8 +765,12 @@ def test_unusual_memory_gives_the_result_of_contiguous(make, device, rng):
     np.testing.assert_array_equal(model(make(x)).numpy(), model(x).numpy())
 
 
-def test_shared_layer_is_refused_by_a_model_file():
+def test_shared_layer_stays_shared_in_a_configuration():
     shared = nn.Dense(3, in_features=3)
-    with pytest.raises(nnx.CheckpointError, match="Layers 0 and 2 are one Dense"):
-        nn.to_config(nn.Sequential(shared, nn.Activation("relu"), shared))
-    nn.to_config(nn.Sequential(nn.Flatten(), nn.Dense(2), nn.Flatten()))
+    model = nn.Sequential(shared, nn.Activation("relu"), nn.Sequential(shared))
+    config = json.loads(json.dumps(nn.to_config(model)))
+    assert config["layers"][2]["layers"] == [{"kind": "Shared", "of": 1}]
+    again = nn.from_config(config, model.state_dict())
+    assert again[0] is again[2][0] and list(again.state_dict()) == ["0.weight", "0.bias"]
+    apart = nn.from_config(nn.to_config(nn.Sequential(nn.Flatten(), nn.Flatten())))
+    assert apart[0] is not apart[1]

@@ -362,7 +362,7 @@ def _named_parts(steps: list[Step]) -> dict[str, Any]:
             if isinstance(x, Tensor) and id(x) not in seen:
                 seen.add(id(x))
                 kind = "parameter" if isinstance(x, Parameter) else "constant"
-                parts[_numbered(x.name or kind, taken)] = x
+                parts[_numbered(kind, taken)] = x
     return parts
 
 

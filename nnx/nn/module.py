@@ -242,10 +242,24 @@ class Module:
             part.assign(new.array)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write architecture and parameters to a file that `nnx.nn.load` reads."""
+        """Write architecture and parameters to a file that `nnx.nn.load` reads.
+
+        Of a network with classes or functions of one's own the file has the parameters alone: build
+        it in code again, and `load` them.
+        """
         from nnx import checkpoint
 
         checkpoint.save(self, path)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Read the parameters of a file of `save` into this network: all, or none.
+
+        Raises: CheckpointError for a file that is missing or damaged, or whose keys or shapes
+        differ from the network's, which are named; DataError before the module is built.
+        """
+        from nnx import checkpoint
+
+        checkpoint.load_weights(path, self)
 
     # Mode and place
 
