@@ -255,7 +255,7 @@ def rewritten(path, change):
         (lambda a, m: m.update(architecture="{"), "m.safetensors"),
         (lambda a, m: m.update(architecture='{"kind": "Dense", "units": -1}'), "units"),
         (lambda a, m: m.update(architecture="[" * 100_000), "m.safetensors"),
-        (lambda a, m: m.pop("architecture"), "model.load_state_dict"),
+        (lambda a, m: m.pop("architecture"), "no architecture"),
         (lambda a, m: m.update(format="nnx 2"), "Update nnx"),
         (lambda a, m: m.update(kind="data"), "holds a data"),
         (lambda a, m: m.clear(), "holds a set of arrays"),

@@ -584,10 +584,14 @@ def test_summary_is_a_table_with_the_total(capsys):
     model(np.zeros((1, 784), np.float32))
     model.summary()
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["layer", "output", "shape", "parameters"]
-    assert lines[2].split() == ["0", "Dense", "(B,", "16)", "12,560"]
-    assert lines[4].split() == ["2", "Dense", "(B,", "10)", "170"]
-    assert lines[-1] == "Total parameters: 13,002"
+    assert lines[0].split() == ["layer", "output", "shape", "parameters", "FLOPs", "bytes"]
+    assert lines[2].split() == ["0", "Dense", "(B,", "16)", "12,560", "25.1k", "50.4k"]
+    assert lines[4].split() == ["2", "Dense", "(B,", "10)", "170", "330", "720"]
+    assert lines[-2] == "Total parameters: 13,002"
+    # Products 2 n_in n_out, one an element for the bias and for relu.
+    n_flops = 2 * (784 * 16 + 16 * 16 + 16 * 10) + 2 * 16 + 2 * 16 + 10
+    n_bytes = 4 * (13_002 + 2 * 16 + 2 * 16 + 10)
+    assert lines[-1] == f"A sample: {n_flops:,} FLOPs, {n_bytes:,} bytes"
 
 
 def test_summary_counts_own_shared_and_frozen_parameters(capsys):
@@ -608,7 +612,7 @@ def test_summary_counts_own_shared_and_frozen_parameters(capsys):
     out = capsys.readouterr().out
     assert "Total parameters: 1,110, of which 1,000 are frozen" in out
     assert max(map(len, out.splitlines())) <= 80
-    assert out.splitlines()[2].split() == ["Net", "?", "1,000"]
+    assert out.splitlines()[2].split() == ["Net", "?", "1,000", "?", "?"]
 
 
 def test_repr_shows_the_tree():

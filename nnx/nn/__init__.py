@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from typing import Any
 
 from nnx.nn import activations, init, losses
 from nnx.nn.config import from_config, to_config
@@ -18,6 +20,14 @@ __all__ = [
     "Parameter", "Reshape", "Sequential", "activations", "binary_cross_entropy", "cross_entropy",
     "from_config", "half_mse", "huber", "init", "load", "losses", "mae", "mse", "to_config",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(f"module 'nnx.nn' has no attribute {name!r}.")
+    near = difflib.get_close_matches(name, __all__, n=1, cutoff=0.6)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise AttributeError(f"module 'nnx.nn' has no attribute {name!r}.{hint}")
 
 
 def load(path: str | os.PathLike[str]) -> Module:

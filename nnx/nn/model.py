@@ -93,12 +93,16 @@ class Plan:
         values: list[Any] = list(inputs)
         env = {"B": inputs[0].array.shape[0]}
         for step in self.steps:
-            out = step.run(values, env)
-            if isinstance(out, Tensor):
-                values.append(out)
-            else:
-                values += leaves(out)
+            self.go_on(step, values, env)
         return filled(self.gives, values)
+
+    def go_on(self, step: Step, values: list[Any], env: dict[str, Any]) -> None:
+        """Add to the values what a step makes of them."""
+        out = step.run(values, env)
+        if isinstance(out, Tensor):
+            values.append(out)
+        else:
+            values += leaves(out)
 
 
 class Model(Module):
@@ -329,7 +333,10 @@ def _step_names(nodes: list[Node]) -> list[str]:
 def _input_names(inputs: Any, starts: list[Any]) -> list[str]:
     """Return the inputs' names: the keys of a dict, their own, or numbered."""
     keys = list(inputs) if isinstance(inputs, dict) else [x.name for x in starts]
-    if len(keys) != len(starts) or not all(isinstance(key, str | None) for key in keys):
+    one = isinstance(inputs, Symbol)
+    items = [inputs] if one else inputs.values() if isinstance(inputs, dict) else inputs
+    flat = all(isinstance(x, Symbol) for x in items)
+    if not flat or not all(isinstance(key, str | None) for key in keys):
         raise DataError(
             "Model: inputs are one symbol, a list or tuple of them, or a dict by name, and not "
             "nested."

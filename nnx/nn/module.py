@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from nnx import random
 from nnx.device import Device, default_device, device
@@ -58,6 +58,7 @@ class Module:
     _name: str | None = None  # what a user has called it, for `nnx.nn.Model`
     _path: str | None = None  # None until a first call has named the tree
     _output_shape: Shape | None = None  # without the batch axis
+    _example: tuple[Any, ...] | None = None  # shapes and types of the first call's inputs
     _target: Device | None = None  # what `to` asked for, for parameters that are not yet made
     _target_dtype: DType | None = None
 
@@ -117,6 +118,7 @@ class Module:
             self._built = True
             self._name_parameters()
         result = self.forward(*inputs, **settings)
+        self._example = _forms((inputs, settings))
         if isinstance(result, Tensor):
             self._output_shape = result.shape[1:]
         self._called = True
@@ -336,7 +338,11 @@ class Module:
         return fit.predict(self, *args, **settings)
 
     def summary(self) -> None:
-        """Print a table: layer, output shape, parameters, and their total."""
+        """Print a table: layer, output shape, parameters, FLOPs and bytes of an example, totals.
+
+        The last two count a forward pass: FLOPs are 2 m n k of a product and one an element of
+        other ops, bytes those of the parameters and of all results.
+        """
         from nnx.nn.summary import table
 
         print(table(self))
@@ -368,6 +374,26 @@ def _parts(name: str, value: Any) -> Iterator[Part]:
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from _parts(f"{name}.{key}", item)
+
+
+class Form(NamedTuple):
+    """What is known of an input after a call: its shape without the batch, and its type."""
+
+    shape: Shape
+    dtype: DType
+
+
+def _forms(tree: Any) -> Any:
+    """Return the forms of tensors in a structure; None where there is something else in it."""
+    if isinstance(tree, Tensor):
+        return Form(tree.shape[1:], tree.dtype) if tree.shape else None
+    if isinstance(tree, dict):
+        found: Any = {key: _forms(item) for key, item in tree.items()}
+        return None if None in found.values() else found
+    if type(tree) in (list, tuple):
+        found = type(tree)(map(_forms, tree))
+        return None if None in found else found
+    return None
 
 
 def _received(module: Module, x: Any) -> Any:

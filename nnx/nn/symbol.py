@@ -84,8 +84,9 @@ _next_number = itertools.count().__next__
 class Symbol:
     """A value that is not there yet: a shape that begins with the batch B, and a data type.
 
-    It has the operators and methods of a `Tensor`, and nnx's functions and modules take it. Make
-    the first ones with `Input`, and a network of them with `Model`.
+    It has the operators and methods of a `Tensor`, and nnx's functions and modules take it. An
+    array beside it becomes a constant of the model, floats of the host in the symbol's type; a
+    `Parameter` is learned. Make the first ones with `Input`, and a network of them with `Model`.
     """
 
     # NumPy leaves operators with a symbol to it.
@@ -108,7 +109,7 @@ class Symbol:
         def __getattr__(self, name: str) -> Any:
             if name in _OF_VALUES:
                 self._refuse(f".{name}")
-            raise AttributeError(f"A symbol has no attribute {name!r}.")
+            raise AttributeError(f"A symbol has no attribute {name!r}: {self!r}.")
 
     @property
     def ndim(self) -> int:
@@ -122,7 +123,7 @@ class Symbol:
 
     def index_arrays(self, item: Any) -> list[Any]:
         """Return the integer array that an index means."""
-        index = item if isinstance(item, Symbol) else asarray(item, device="numpy")
+        index = item if isinstance(item, Symbol) else asarray(item)
         if index.dtype.kind not in ("int", "uint"):
             raise DTypeError(
                 f"A symbol is indexed by numbers, slices and integers, got {index.dtype}. How many "
@@ -283,7 +284,7 @@ def found_in(x: Any, depth: int = 3) -> bool:
     return isinstance(x, Symbol)
 
 
-class _Inference(Trace):
+class Inference(Trace):
     """A trace of which only the shapes and types of the results are used."""
 
     def __init__(self, real: Device) -> None:
@@ -309,7 +310,7 @@ def call(module: Module, inputs: tuple[Any, ...], settings: dict[str, Any]) -> A
     Raises: what ``forward`` raises, and TraceError where it needs values.
     """
     arguments = mapped((inputs, settings), lambda x: kept(x) if _is_array(x) else x)
-    with tracing, _Inference(module.device) as trace:
+    with tracing, Inference(module.device) as trace:
         given, named = mapped(arguments, lambda x: trace.twin(x) if isinstance(x, Symbol) else x)
         try:
             result = module(*given, **named)
@@ -343,10 +344,8 @@ def mapped(tree: Any, f: Callable[[Any], Any]) -> Any:
     """Return lists, tuples and dicts with a function applied to what is in them, in order."""
     if isinstance(tree, dict):
         return {key: mapped(item, f) for key, item in tree.items()}
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(mapped(item, f) for item in tree))
-    if isinstance(tree, list | tuple):
-        return (list if isinstance(tree, list) else tuple)(mapped(item, f) for item in tree)
+    if type(tree) in (list, tuple):
+        return type(tree)(mapped(item, f) for item in tree)
     return f(tree)
 
 
