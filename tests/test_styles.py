@@ -437,6 +437,8 @@ def test_a_list_of_rows_is_still_one_input():
     model.compile("sgd", "cross_entropy")
     model.fit(list(X), list(Y))
     np.testing.assert_array_equal(model.predict(list(X)), model.predict(X))
+    # As many rows as classes: still rows, and not a target for each of three outputs.
+    model.fit(X[:3], list(np.eye(3, dtype=np.float32)))
 
 
 def test_auto_device_takes_several_inputs():
@@ -540,7 +542,7 @@ def test_inputs_and_outputs_come_back_as_they_were_given():
 def networks():
     """Return networks of every form that a file holds."""
     x, p, q = nn.Input((4,), name="x"), nn.Input((4,), name="p"), nn.Input((4,), name="q")
-    layer, flat = nn.Dense(4, "relu"), nn.Flatten()
+    layer, flat = nn.Dense(4, "relu", name="rows"), nn.Flatten()
     encoder = nn.Model(x, nn.LayerNorm(eps=1e-3)(layer(x)))
     inside = nn.Model(q, layer(q) * nn.Parameter([1.0, 2.0, 3.0, 4.0]))
     return {
