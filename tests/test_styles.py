@@ -437,6 +437,7 @@ def test_a_list_of_rows_is_still_one_input():
     model.compile("sgd", "cross_entropy")
     model.fit(list(X), list(Y))
     np.testing.assert_array_equal(model.predict(list(X)), model.predict(X))
+    np.testing.assert_array_equal(model.predict([X[0]]), model.predict(X[:1]))
     # As many rows as classes: still rows, and not a target for each of three outputs.
     model.fit(X[:3], list(np.eye(3, dtype=np.float32)))
 
