@@ -182,8 +182,6 @@ class JittedStep:
         repeat = self.function.repeat
         if not hasattr(repeat, "run_many") or not isinstance(data, ArrayData):
             return None
-        if len(repeat.fresh) != len(flatten(self._results)[0]):
-            return None  # one array was returned twice
         columns = [column.array for column in data.columns]
         if not all(array.flags.c_contiguous for array in columns):
             return None

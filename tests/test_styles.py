@@ -384,6 +384,18 @@ def test_several_outputs_train_compiled_and_are_measured_by_name(device):
     np.testing.assert_allclose(results[0][1]["reg_loss"], by_hand()[1][:, 2], rtol=1e-4)
 
 
+@pytest.mark.parametrize("device", ("numpy", "numba"))
+def test_one_model_takes_lists_and_dicts_in_turn(device):
+    results = []
+    for forms in (("lists", "lists"), ("lists", "dicts")):
+        model = two(Two)
+        model.compile(optim.Adam(0.02), **LOSSES, device=device)
+        for form in forms:
+            model.fit(*FORMS[form], batch_size=8)
+        results.append(weights(model))
+    assert same(*results)
+
+
 def test_batches_of_several_inputs_come_from_an_iterable():
     model, other = two(Two), two(Two)
     rows = [slice(i, i + 8) for i in range(0, 36, 8)]
@@ -425,9 +437,9 @@ def test_names_of_outputs_are_those_of_their_layers():
 def test_one_array_returned_twice_trains_on_every_device(usable):
     x = nn.Input((4,))
     h = nn.Dense(1)(x)
-    model = nn.Model(x, [h, h])
-    model.compile(optim.SGD(0.1), "mse", device=usable)
-    history = model.fit(X, [T, T], epochs=2, batch_size=12).history
+    model = nn.Model(x, [h, h, x])
+    model.compile(optim.SGD(0.1), "mse", loss_weights=[1, 1, 0], device=usable)
+    history = model.fit(X, [T, T, X], epochs=2, batch_size=12).history
     assert history["loss"] == pytest.approx(2 * np.array(history["dense_loss"]))
     assert history["dense_1_loss"] == history["dense_loss"]
 
