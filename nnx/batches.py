@@ -11,38 +11,86 @@ from typing import Any
 from nnx import dtypes
 from nnx.device import Device
 from nnx.dtypes import DType
-from nnx.errors import DataError, DTypeError, LabelError
+from nnx.errors import DataError, DTypeError, LabelError, did_you_mean
 from nnx.host import to_host
+from nnx.outputs import ONE, Takes, n_rows, named
 from nnx.tensor import Tensor, asarray
+from nnx.tree import flatten
 
-Batch = tuple[Tensor, Any, Any]
-"""Inputs, targets or None, weights or None."""
+Batch = tuple[Any, Any, Any]
+"""Inputs, targets or None, weights or None; several inputs or targets are a tuple or dict."""
 
 ClassWeight = Mapping[int, float]
 
 
 class Place:
-    """Where a network's data goes: its device, and the type of its parameters."""
+    """Where a network's data goes: its device, the type of its parameters, its inputs."""
 
-    def __init__(self, where: Device, dtype: DType) -> None:
+    def __init__(self, where: Device, dtype: DType, takes: Takes = ONE) -> None:
         self.device = where
         self.dtype = dtype
+        self.takes = takes
 
-    def inputs(self, x: Any) -> Tensor:
-        """Return inputs on the device: floats in the parameters' type, integers as they are."""
-        array = _rows(x, "x")
+    def inputs(self, x: Any) -> Any:
+        """Return inputs on the device: floats in the parameters' type, integers as they are.
+
+        Several come as a dict, or, where the network takes as many, as a list or tuple of arrays.
+        """
+        if isinstance(x, Mapping):
+            _check_names(x, self.takes)
+            found: Any = {name: self._input(part, f"x[{name!r}]") for name, part in x.items()}
+        elif self.are_several(x):
+            found = tuple(self._input(part, f"x[{i}]") for i, part in enumerate(x))
+        else:
+            if self.takes.low > 1:
+                raise DataError(
+                    f"The model takes {self.takes.low} inputs"
+                    f"{_listed(self.takes.names)}, and x is not so many arrays. Give a list of "
+                    f"them, or a dict by name."
+                )
+            return self._input(x, "x")
+        _check_alike(found, "x")
+        return found
+
+    def are_several(self, x: Any) -> bool:
+        """Return whether x is a list of as many arrays as the network takes, two or more."""
+        return (
+            isinstance(x, list | tuple)
+            and self.takes.high > 1
+            and max(self.takes.low, 1) <= len(x) <= self.takes.high
+            and all(len(getattr(part, "shape", ())) > 0 for part in x)
+        )
+
+    def _input(self, x: Any, what: str) -> Tensor:
+        array = _rows(x, what)
         if array.dtype == "uint8":
             raise DTypeError(
-                f"x of shape {tuple(array.shape)} is of type uint8, as raw images are (0 to 255). "
-                f"Scale it: x.astype('float32') / 255; if it holds numbers of words or classes: "
-                f"x.astype('int64')."
+                f"{what} of shape {tuple(array.shape)} is of type uint8, as raw images are (0 to "
+                f"255). Scale it: x.astype('float32') / 255; if it holds numbers of words or "
+                f"classes: x.astype('int64')."
             )
         floating = dtypes.as_dtype(array.dtype).is_floating
         return asarray(array, dtype=self.dtype if floating else None, device=self.device)
 
-    def targets(self, y: Any, copy: bool = False) -> Tensor:
-        """Return targets on the device: class numbers as int64, all else as the parameters."""
-        array = _rows(y, "y")
+    def targets(self, y: Any, rows: int, copy: bool = False) -> Any:
+        """Return targets on the device: class numbers as int64, all else as the parameters.
+
+        Those of several outputs come as a dict, or as a list or tuple of arrays with a row for each
+        of x.
+        """
+        found: Any
+        if isinstance(y, Mapping):
+            found = {name: self._target(part, f"y[{name!r}]", copy) for name, part in y.items()}
+        elif _are_targets(y, rows):
+            found = tuple(self._target(part, f"y[{i}]", copy) for i, part in enumerate(y))
+        else:
+            found = self._target(y, "y", copy)
+        for what, part in named("y", found):
+            check_partners(rows, part.shape[0], what)
+        return found
+
+    def _target(self, y: Any, what: str, copy: bool) -> Tensor:
+        array = _rows(y, what)
         whole = dtypes.as_dtype(array.dtype).kind in ("int", "uint")
         dtype = self.device.nearest(dtypes.int64) if whole else self.dtype
         return asarray(array, dtype=dtype, device=self.device, copy=copy or None)
@@ -81,11 +129,43 @@ def _rows(data: Any, what: str) -> Any:
     return np.ascontiguousarray(array)
 
 
-def check_partners(n_inputs: int, n_targets: int) -> None:
+def _are_targets(y: Any, rows: int) -> bool:
+    """Return whether y is a list of arrays for several outputs, and not one of rows."""
+    if not isinstance(y, list | tuple) or not y or len(y) == rows:
+        return False
+    shapes: list[Any] = [getattr(part, "shape", ()) for part in y]
+    return all(shapes) and any(shape[0] == rows for shape in shapes)
+
+
+def _check_names(x: Mapping[str, Any], takes: Takes) -> None:
+    names = takes.names
+    for name in x:
+        if names is not None and name not in names:
+            raise DataError(f"x has the input {name!r}. {did_you_mean(name, names)}")
+    if len(x) < takes.low:
+        raise DataError(f"The model takes {takes.low} inputs{_listed(names)}, x has {len(x)}.")
+
+
+def _listed(names: tuple[str, ...] | None) -> str:
+    return f" ({', '.join(names)})" if names else ""
+
+
+def _check_alike(parts: Any, what: str) -> None:
+    """Raise DataError unless all inputs have the same number of rows."""
+    (first, one), *others = named(what, parts)
+    for name, part in others:
+        if part.shape[0] != one.shape[0]:
+            raise DataError(
+                f"{first} has {one.shape[0]} rows and {name} {part.shape[0]}. Give one of each for "
+                f"every example."
+            )
+
+
+def check_partners(n_inputs: int, n_targets: int, what: str = "y") -> None:
     """Raise LabelError unless every row of x has one of y."""
     if n_inputs != n_targets:
         raise LabelError(
-            f"x has {n_inputs} rows and y {n_targets}: row {min(n_inputs, n_targets)} is the "
+            f"x has {n_inputs} rows and {what} {n_targets}: row {min(n_inputs, n_targets)} is the "
             f"first without a partner. Give both the same length."
         )
 
@@ -95,18 +175,19 @@ class ArrayData:
 
     def __init__(self, place: Place, x: Any, y: Any = None, weight: Any = None) -> None:
         self.x = place.inputs(x)
-        self.rows = self.x.shape[0]
-        self.y = None if y is None else place.targets(y)
-        if self.y is not None:
-            check_partners(self.rows, self.y.shape[0])
+        self.rows = n_rows(self.x)
+        self.y = None if y is None else place.targets(y, self.rows)
         self.weight = None if weight is None else place.weights(weight, self.rows)
+
+    @property
+    def columns(self) -> list[Tensor]:
+        """The tensors of a batch: of the inputs, of the targets, the weights."""
+        return flatten((self.x, self.y, self.weight))[0]
 
     def to(self, place: Place) -> None:
         """Move the data to another device."""
-        self.x = self.x.to(place.device)
-        self.y, self.weight = (
-            None if column is None else column.to(place.device) for column in (self.y, self.weight)
-        )
+        columns, rebuild = flatten((self.x, self.y, self.weight))
+        self.x, self.y, self.weight = rebuild([t.to(place.device) for t in columns])
 
     def weigh(self, place: Place, class_weight: ClassWeight) -> None:
         """Multiply the weight of each row by that of its class."""
@@ -133,12 +214,11 @@ class ArrayData:
 
     def _part(self, rows: slice) -> ArrayData:
         part = object.__new__(ArrayData)
-        part.x = Tensor(self.x.array[rows, ...], self.x.device)
-        part.y, part.weight = (
-            None if t is None else Tensor(t.array[rows, ...], t.device)
-            for t in (self.y, self.weight)
+        columns, rebuild = flatten((self.x, self.y, self.weight))
+        part.x, part.y, part.weight = rebuild(
+            [Tensor(t.array[rows, ...], t.device) for t in columns]
         )
-        part.rows = part.x.shape[0]
+        part.rows = n_rows(part.x)
         return part
 
     def batches(self, size: int, order: Any = None) -> Iterator[Batch]:
@@ -148,21 +228,19 @@ class ArrayData:
 
     def cutter(self, size: int, order: Any = None) -> Callable[[int], Batch]:
         """Return a function from a step's number to its batch."""
-        device = self.x.device
-        columns = [
-            None if column is None else column.array for column in (self.x, self.y, self.weight)
-        ]
+        tensors, rebuild = flatten((self.x, self.y, self.weight))
+        device, columns = tensors[0].device, [tensor.array for tensor in tensors]
         places = None if order is None else asarray(order, device=device).array
         take = device.kernels["take"]
 
         def cut(step: int) -> Batch:
             rows = slice(step * size, min((step + 1) * size, self.rows))
             if places is None:
-                parts = [None if column is None else column[rows, ...] for column in columns]
+                parts = [column[rows, ...] for column in columns]
             else:
                 at = places[rows]
-                parts = [None if column is None else take(column, at, axis=0) for column in columns]
-            return tuple(None if part is None else Tensor(part, device) for part in parts)  # type: ignore[return-value]
+                parts = [take(column, at, axis=0) for column in columns]
+            return rebuild([Tensor(part, device) for part in parts])  # type: ignore[no-any-return]
 
         return cut
 
@@ -185,8 +263,8 @@ class StreamData:
         self._place = place
         if self._begun is not None:
             batch, rest = self._begun
-            moved = tuple(None if part is None else part.to(place.device) for part in batch)
-            self._begun = (moved, rest)  # type: ignore[assignment]
+            tensors, rebuild = flatten(batch)
+            self._begun = (rebuild([tensor.to(place.device) for tensor in tensors]), rest)
 
     def weigh(self, place: Place, class_weight: ClassWeight) -> None:
         """Multiply the weight of each row by that of its class, in every batch."""
@@ -224,18 +302,17 @@ class StreamData:
 
     def _moved(self, item: Any, i: int) -> Batch:
         """Return one item of the iterable as a batch on the device."""
-        parts = tuple(item) if isinstance(item, tuple | list) else (item,)
+        alone = not self._needs_targets and self._place.are_several(item)
+        parts = tuple(item) if isinstance(item, tuple | list) and not alone else (item,)
         if len(parts) > 3 or (self._needs_targets and len(parts) < 2):
             raise DataError(
                 f"Batch {i} of the iterable has {len(parts)} parts; give (x, y) or (x, y, weights)."
             )
         x, y, weight = (*parts, None, None)[:3]
         inputs = self._place.inputs(x)
-        rows = inputs.shape[0]
+        rows = n_rows(inputs)
         # The targets outlive the step; their maker may fill the same memory again.
-        targets = None if y is None else self._place.targets(y, copy=True)
-        if targets is not None:
-            check_partners(rows, targets.shape[0])
+        targets = None if y is None else self._place.targets(y, rows, copy=True)
         weights = None if weight is None else self._place.weights(weight, rows)
         if self._class_weight is not None and targets is not None:
             weights = _by_class(self._place, targets, weights, self._class_weight)
@@ -251,7 +328,10 @@ def is_stream(x: Any) -> bool:
         return False
     if isinstance(x, list | tuple):
         first = x[0] if x else None
-        return isinstance(first, tuple) and hasattr(first[0] if first else None, "shape")
+        part = first[0] if isinstance(first, tuple) and first else None
+        while isinstance(part, tuple | list | dict) and part:  # several inputs of a batch
+            part = next(iter(part.values() if isinstance(part, dict) else part))
+        return hasattr(part, "shape")
     return isinstance(x, Iterable) and not hasattr(x, "__dlpack__")
 
 

@@ -9,10 +9,11 @@ from nnx import diagnose
 from nnx.batches import ArrayData, ClassWeight
 from nnx.errors import NonFiniteError
 from nnx.fit import _check_class_weight, _place, _probe, _settle_device, compiled, predict
-from nnx.loop import measure, mode
-from nnx.metrics import Tally
+from nnx.loop import Totals, measure, mode
 from nnx.nn.module import Module
+from nnx.outputs import n_rows
 from nnx.tape import enable_grad
+from nnx.tensor import Tensor
 
 
 def train_on_batch(
@@ -32,15 +33,17 @@ def train_on_batch(
     setup = compiled(model)
     data = ArrayData(_place(model), x, y, sample_weight)
     if setup.outputs is None or not setup.optimizer.bound or setup.auto:
-        setup.outputs = _probe(model, setup, data, data.rows).shape[-1]
+        prediction = _probe(model, setup, data, data.rows)
+        setup.outputs = prediction.shape[-1] if isinstance(prediction, Tensor) else 0
         setup.optimizer.bind(model)
     if class_weight is not None:
-        data.weigh(_place(model), _check_class_weight(class_weight, max(2, setup.outputs)))
+        data.weigh(_place(model), _check_class_weight(class_weight, setup.outputs))
     if setup.auto:
         _settle_device(model, setup, data, data.rows, bool(jit), 0)
     inputs, targets, weight = data.head(data.rows)
     with mode(model, training=True), enable_grad():
-        number, value, prediction = setup.step(model, bool(jit))(inputs, targets, weight)
+        step = setup.step(model, bool(jit))
+        number, value, prediction, parts = step(inputs, targets, weight)
         if not math.isfinite(number):
             cause = diagnose.first_bad(model, inputs, targets, range(data.rows), value)
             raise NonFiniteError(
@@ -48,9 +51,10 @@ def train_on_batch(
                 f"they were before. Check the data, scale it, or lower the learning rate (now "
                 f"{setup.optimizer.lr:g})."
             )
-    tally = Tally(setup.metrics)
+    tally, totals = setup.tally(), Totals(setup)
     tally.add(prediction, targets)
-    return {"loss": number, **tally.results()}
+    totals.add([number], [[part.item()] for part in parts], data.rows)
+    return {**totals.figures(), **tally.results()}
 
 
 def test_on_batch(model: Module, x: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
@@ -62,4 +66,4 @@ def test_on_batch(model: Module, x: Any, y: Any, sample_weight: Any = None) -> d
 
 def predict_on_batch(model: Module, x: Any) -> Any:
     """Return the outputs for a batch as a new NumPy array."""
-    return predict(model, x, batch_size=max(1, len(x)))
+    return predict(model, x, batch_size=n_rows(_place(model).inputs(x)))

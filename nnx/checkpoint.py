@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from nnx.errors import CheckpointError, DataError, NnxError
+from nnx.errors import CheckpointError, DataError, NnxError, ShapeError
 from nnx.files import replace_file
 
 if TYPE_CHECKING:
@@ -44,30 +44,29 @@ _TYPES = {
 def save(model: Module, path: Path) -> None:
     """Write a network: its architecture as JSON in the metadata, its parameters by their keys.
 
-    Raises: CheckpointError where the system refuses (an older file is then as it was), and for a
-    module of the user's own, which no file can describe; DataError before the module is built.
+    Of a network with code of the user's own in it, which no file can describe, the parameters are
+    written and its class's name; `load_weights` reads them. Raises: CheckpointError where the
+    system refuses (an older file is then as it was); DataError before the module is built.
     """
-    from nnx.nn import to_config
-
-    architecture = json.dumps(to_config(model))
-    write_tensors(path, model.state_dict(), _texts("model", architecture=architecture))
+    described = {"architecture": _architecture(model), "class": type(model).__name__}
+    write_tensors(path, model.state_dict(), _texts("model", **described))
 
 
 def load(path: Path) -> Module:
     """Return the network in a file of `save`, or of a training, on the default device.
 
     Raises: CheckpointError for a file that is missing, cut off, damaged, or not of nnx, or whose
-    architecture this version does not know.
+    architecture this version does not know, or that of code of a user's own, which no file holds.
     """
     from nnx import dtypes
     from nnx.nn import from_config
 
-    arrays, texts = _opened(path, ("model", "training"))
-    weights = _within("model.", arrays) if texts["kind"] == "training" else arrays
+    weights, texts = _weights(path)
     if not texts.get("architecture"):
         raise CheckpointError(
-            f"{os.fspath(path)} holds the weights of {texts.get('class', 'a module')}, which is no "
-            f"layer of nnx. Build it in code, then: model.load_state_dict(arrays)."
+            f"{os.fspath(path)} holds the weights of {texts.get('class', 'a module')}, and no "
+            f"architecture: there is code in it that no file can describe. Build it in code as it "
+            f"was, then: model.load({os.fspath(path)!r})."
         )
     try:
         model = from_config(json.loads(texts["architecture"]), weights)
@@ -77,6 +76,25 @@ def load(path: Path) -> Module:
     except (NnxError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{os.fspath(path)}: {error}") from error
     return model
+
+
+def load_weights(path: Path, model: Module) -> None:
+    """Put the parameters in a file of `save`, or of a training, into a network that is there.
+
+    All or nothing, by their keys. Raises: CheckpointError as `load`, and where keys or shapes
+    differ, which are named; DataError before the module is built.
+    """
+    weights, _ = _weights(path)
+    try:
+        model.load_state_dict(weights)
+    except ShapeError as error:
+        raise CheckpointError(f"{os.fspath(path)} does not fit this model. {error}") from error
+
+
+def _weights(path: Path) -> tuple[dict[str, Any], Texts]:
+    """Return the parameters of the network in a file, and its texts."""
+    arrays, texts = _opened(path, ("model", "training"))
+    return (_within("model.", arrays) if texts["kind"] == "training" else arrays), texts
 
 
 def _texts(kind: str, **more: str) -> Texts:

@@ -8,6 +8,7 @@ from typing import Any
 
 from nnx.nn.module import Module
 from nnx.op import Node
+from nnx.outputs import called, named
 from nnx.tape import enable_grad
 from nnx.tensor import Tensor
 
@@ -39,13 +40,18 @@ def bad_parameter(model: Module) -> str | None:
     return None
 
 
-def first_bad(model: Module, x: Tensor, y: Tensor, rows: Any, loss: Tensor) -> str:
+def all_finite(tree: Any) -> bool:
+    """Return whether all tensors of a structure are finite."""
+    return all(is_finite(tensor) for _, tensor in named("x", tree))
+
+
+def first_bad(model: Module, x: Any, y: Any, rows: Any, loss: Tensor) -> str:
     """Return in words the first tensor that is not finite, of a step whose loss is not.
 
     ``rows`` are the positions of the batch in the data, None if they are not known; ``loss`` still
     has its tape.
     """
-    for what, data in (("x", x), ("y", y)):
+    for what, data in (*named("x", x), *named("y", y)):
         places = _bad_places(data)
         if len(places):
             row = int(places[0][0])
@@ -75,7 +81,7 @@ def _where(tensor: Tensor, word: str = "first at index") -> str:
     return f"{value} {word} {place if len(place) > 1 else place[0]}{total}"
 
 
-def _bad_layer(model: Module, x: Tensor) -> str | None:
+def _bad_layer(model: Module, x: Any) -> str | None:
     """Run the batch again and return the first layer whose output is not finite."""
     found: list[tuple[str, Module, Tensor]] = []
 
@@ -84,7 +90,7 @@ def _bad_layer(model: Module, x: Tensor) -> str | None:
             found.append((path, module, out))
 
     with enable_grad(), watched(model, watch):
-        model(x)
+        called(model, x)
     if not found:
         return None
     path, module, out = found[0]

@@ -6,11 +6,10 @@ import contextlib
 import math
 import numbers
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nnx import calibrate, creation, dtypes, optim
-from nnx import metrics as nnx_metrics
 from nnx.batches import (
     ArrayData,
     ClassWeight,
@@ -23,12 +22,13 @@ from nnx.batches import (
 from nnx.callbacks import Callback, History, Hooks, shown
 from nnx.device import Device
 from nnx.device import device as open_device
-from nnx.errors import DataError, DTypeError, LabelError, NnxError, ShapeError
+from nnx.errors import DataError, LabelError, NnxError, ShapeError
 from nnx.loop import (
     EVALUATION_ROWS,
     Compiled,
     Loop,
     TrainingInterrupted,
+    losses_of,
     measure,
     mode,
     name_of,
@@ -36,9 +36,11 @@ from nnx.loop import (
 from nnx.nn import losses
 from nnx.nn.module import Module
 from nnx.ops.loss import binary_cross_entropy, check_classes, cross_entropy
+from nnx.outputs import Asked, Several, called, names_of, takes
 from nnx.rows import array_data
 from nnx.tape import no_grad
 from nnx.tensor import Tensor, asarray
+from nnx.tree import flatten
 
 __all__ = ["TrainingInterrupted", "compile_model", "compiled", "evaluate", "fit", "predict"]
 
@@ -49,11 +51,17 @@ __all__ = ["TrainingInterrupted", "compile_model", "compiled", "evaluate", "fit"
 def compile_model(
     model: Module,
     optimizer: str | optim.Optimizer,
-    loss: str | losses.Loss,
+    loss: str | losses.Loss | Sequence[Any] | Mapping[str, Any],
     metrics: str | Iterable[Any] = (),
     device: str | Device | None = None,
+    *,
+    loss_weights: Sequence[float] | Mapping[str, float] | None = None,
 ) -> None:
     """Set how a model is trained and measured, and move it to a device.
+
+    For several outputs ``loss`` is one for all of them, a list in their order, or a dict by name;
+    what is trained is the sum, each times its ``loss_weights``. ``metrics`` are those of every
+    output, or a list or dict with those of each. Figures have the outputs' names before their own.
 
     Without ``device`` the model stays where it is. ``"auto"`` measures training steps on copies of
     the network at the first `fit` and moves it to the fastest device; ``model.device_report`` then
@@ -62,17 +70,19 @@ def compile_model(
     that cannot be used.
     """
     chosen = optim.get(optimizer)
-    function = losses.get(loss)
-    named = [metrics] if isinstance(metrics, str) or callable(metrics) else list(metrics)
-    found = tuple(nnx_metrics.get(metric, function) for metric in named)
-    names = [metric.name for metric in found]
-    for name in names:
-        if name == "loss" or names.count(name) > 1:
-            raise DataError(f"Two figures would be called {name!r} in the history. Leave one out.")
+    one = isinstance(metrics, str | Mapping) or callable(metrics)
+    asked = Asked(loss, loss_weights, metrics if one else list(metrics)).checked()
+    setup = Compiled(chosen, None, (), False, asked)
+    outputs = getattr(model, "output_names", None)
+    if outputs is not None:
+        setup.settle(tuple(outputs) if len(outputs) > 1 else None)
+    elif asked.is_plain:
+        setup.settle(None)
     auto = isinstance(device, str) and device.strip() == "auto"
     if device is not None and not auto:
         model.to(open_device(device))
-    vars(model)["_compiled"] = Compiled(chosen, function, found, auto)
+    setup.auto = auto
+    vars(model)["_compiled"] = setup
     vars(model)["device_report"] = None
 
 
@@ -113,7 +123,11 @@ def _check_split(split: Any, validation_data: Any, x: Any) -> float:
     return float(split)
 
 
-def _check_class_weight(class_weight: Any, n_classes: int) -> ClassWeight:
+def _check_class_weight(class_weight: Any, n_outputs: int) -> ClassWeight:
+    """Return weights of classes that exist; ``n_outputs`` is 0 where the network has several."""
+    if not n_outputs:
+        raise DataError("class_weight is for one output. Give sample_weight, one weight a row.")
+    n_classes = max(2, n_outputs)
     if not isinstance(class_weight, dict) or not class_weight:
         raise DataError(f"class_weight is a dict such as {{0: 1.0, 1: 5.0}}, got {class_weight!r}.")
     for number, value in class_weight.items():
@@ -127,8 +141,12 @@ def _check_class_weight(class_weight: Any, n_classes: int) -> ClassWeight:
     return class_weight
 
 
-def _check_labels(loss: losses.Loss, prediction: Tensor, y: Tensor) -> None:
+def _check_labels(loss: Any, prediction: Any, y: Any) -> None:
     """Raise LabelError for the first of all targets that the loss would refuse in some batch."""
+    if isinstance(loss, Several):
+        for function, pair in zip(loss.functions, loss.paired(prediction, y), strict=True):
+            _check_labels(function, *pair)
+        return
     if loss is not cross_entropy and loss is not binary_cross_entropy:
         return
     host = asarray(y.numpy(), device="numpy")
@@ -152,31 +170,38 @@ def _refuse_float_labels(labels: Any) -> None:
     )
 
 
-def _probe(model: Module, setup: Compiled, data: Data, size: int) -> Tensor:
+def _probe(model: Module, setup: Compiled, data: Data, size: int) -> Any:
     """Run model, loss and metrics on the first rows, so that what does not fit is told at once.
 
     Builds the model if it was not built. Returns the predictions.
     """
     x, y, _ = data.head(size)
     with no_grad(), mode(model, training=False):
-        prediction = model(x)
-        if not isinstance(prediction, Tensor) or not prediction.shape:
-            raise DTypeError(
-                f"{type(model).__name__} returned {type(prediction).__name__}; fit needs one "
-                f"tensor with a row of predictions for each of x."
-            )
+        prediction = called(model, x)
+        setup.settle(names_of(model, prediction))
         if isinstance(data, ArrayData) and data.y is not None:
             _check_labels(setup.loss, prediction, data.y)
-        value = setup.loss(prediction, y)
+        value, parts = losses_of(setup.loss, prediction, y, None)
         for metric in setup.metrics:
             metric.finish(metric.measure(prediction, y))
+        if parts:
+            setup.loss.measure(prediction, y)
+    for one, function in zip([value, *parts], [setup.loss, *_functions(setup)], strict=True):
+        _check_number(one, function)
+    return prediction
+
+
+def _functions(setup: Compiled) -> Sequence[Any]:
+    return setup.loss.functions if isinstance(setup.loss, Several) else ()
+
+
+def _check_number(value: Any, loss: Any) -> None:
     if not isinstance(value, Tensor) or value.size != 1 or value.shape:
         shape = getattr(value, "shape", None)
         raise ShapeError(
-            f"The loss {name_of(setup.loss)} returned {type(value).__name__} of shape {shape}; it "
+            f"The loss {name_of(loss)} returned {type(value).__name__} of shape {shape}; it "
             f"must return one number. Reduce it: losses.mean()."
         )
-    return prediction
 
 
 def _probe_validation(model: Module, setup: Compiled, data: Data, size: int) -> None:
@@ -192,27 +217,28 @@ def _probe_validation(model: Module, setup: Compiled, data: Data, size: int) -> 
 def _place(model: Module) -> Place:
     first = model._first_parameter()
     dtype = first.dtype if first is not None else model._target_dtype or dtypes.float32
-    return Place(model.device, dtype)
+    return Place(model.device, dtype, takes(model))
 
 
 def _settle_device(
     model: Module, setup: Compiled, data: Data, size: int, jit: bool, verbose: Any
 ) -> None:
     """Do what device="auto" asked for: measure, move the model and the data, keep the report."""
-    host = [None if part is None else part.numpy() for part in data.head(size)]
+    tensors, rebuild = flatten(data.head(size))
+    host = [tensor.numpy() for tensor in tensors]
 
     def make_step(name: str) -> calibrate.Step:
         twin, optimizer = calibrate.copied(model, setup.optimizer)
         twin.to(name).train()
         optimizer.bind(twin)
-        batch: Any = [None if part is None else asarray(part, device=name) for part in host]
+        batch = rebuild([asarray(part, device=name) for part in host])
         step = Compiled(optimizer, setup.loss, (), False).step(twin, jit)
         return lambda: step(*batch)
 
     about = [
         repr(model), [[list(p.shape), str(p.dtype)] for p in model.parameters()],
         name_of(setup.loss), type(setup.optimizer).__name__, jit,
-        [None if part is None else [list(part.shape), str(part.dtype)] for part in host],
+        [[list(part.shape), str(part.dtype)] for part in host],
     ]  # fmt: skip
     report = calibrate.choose(make_step, about)
     vars(model)["device_report"] = report
@@ -250,6 +276,8 @@ def fit(
     once; or ``x`` is an iterable of batches ``(x, y)`` or ``(x, y, weights)``, read once an epoch.
     A large memory-mapped array, or one whose copy would take more than a quarter of the device's
     memory, stays where it is: each batch is read, shuffled too, and moved.
+    Several inputs are a list in the order of ``forward``, or a dict by name; so are the targets of
+    several outputs, whose losses History has too, as ``name_loss``.
     ``validation_split`` keeps the last part of the arrays, before they are shuffled. Shuffles come
     from nnx.random: one seed gives the same on every device. Training runs over the epochs
     ``initial_epoch`` to ``epochs`` - 1. ``resume`` is a file of `nnx.callbacks.Checkpoint`: goes on
@@ -275,8 +303,8 @@ def fit(
     prediction = _probe(model, setup, data, size)
     setup.optimizer.bind(model)
     if class_weight is not None:
-        checked = _check_class_weight(class_weight, max(2, prediction.shape[-1]))
-        data.weigh(_place(model), checked)
+        n_classes = 0 if isinstance(setup.loss, Several) else prediction.shape[-1]
+        data.weigh(_place(model), _check_class_weight(class_weight, n_classes))
     if setup.auto:
         _settle_device(model, setup, data, size, bool(jit), verbose)
         if validation is not None:
@@ -311,7 +339,8 @@ def _several(callbacks: Callback | Sequence[Callback]) -> Sequence[Callback]:
 
 def _open_pair(place: Place, validation_data: Any) -> Data:
     """Return validation data given as (x, y), (x, y, weights) or an iterable of batches."""
-    if is_stream(validation_data):
+    several = isinstance(validation_data, tuple) and place.takes.high > 1
+    if is_stream(validation_data) and not several:
         return StreamData(place, validation_data)
     if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
         raise DataError("validation_data is (x, y), (x, y, weights) or an iterable of batches.")
@@ -358,7 +387,8 @@ def predict(
     *,
     callbacks: Callback | Sequence[Callback] = (),
 ) -> Any:
-    """Return the model's outputs as a new NumPy array, one row a row of x.
+    """Return the model's outputs as a new NumPy array, one row a row of x; of several outputs as
+    the list, tuple or dict of arrays that the model returns.
 
     ``x`` is an array, or an iterable of batches ``x`` or ``(x, ...)``. Nothing is recorded, and
     layers run as in `Module.eval`. Of the callbacks the hooks of a prediction run.
@@ -377,16 +407,14 @@ def predict(
         for step, (batch, _, _) in enumerate(data.batches(size)):
             for call_at in hooks.on_predict_batch_begin:
                 call_at(step, None)
-            out = model(batch)
-            if not isinstance(out, Tensor):
-                raise DTypeError(
-                    f"{type(model).__name__} returned {type(out).__name__}; predict needs one "
-                    f"tensor."
-                )
+            out = called(model, batch)
+            names_of(model, out)
+            tensors, rebuild = flatten(out)
             # A copy at once: a compiled step may fill the same memory again.
-            parts.append(np.array(out.numpy()))
+            parts.append([np.array(tensor.numpy()) for tensor in tensors])
             for call_at in hooks.on_predict_batch_end:
-                call_at(step, {"outputs": parts[-1]})
+                call_at(step, {"outputs": rebuild(parts[-1])})
         for call in hooks.on_predict_end:
             call(None)
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+    columns = [list(column) for column in zip(*parts, strict=True)]
+    return rebuild([np.concatenate(c) if len(c) > 1 else c[0] for c in columns])

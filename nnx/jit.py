@@ -21,17 +21,14 @@ from nnx.costs import flops
 from nnx.device import Device, default_device
 from nnx.errors import DeviceError, TraceError
 from nnx.graph import Graph, Var, interpret, pretty, typecheck
-from nnx.locks import hold_at_fork, renew_at_fork
+from nnx.locks import renew_at_fork
 from nnx.native import LARGE, MISSED, Native
 from nnx.op import recording
 from nnx.scalar import Facts, Scalar, evaluator, made, text_of, value_of
 from nnx.tape import COMPILED
 from nnx.tensor import Tensor, asarray
-from nnx.trace import Trace, batch_size, is_traced
+from nnx.trace import Trace, batch_size, is_traced, tracing
 from nnx.watch import Contents, Seen, Watch, device_of
-
-# One function is traced at a time: parameters and other tensors stand for eqns meanwhile.
-_tracing = hold_at_fork(threading.RLock())
 
 REPORT_AFTER = 3
 """Traces of one function after which a warning says what makes it trace again."""
@@ -516,7 +513,7 @@ class Function:
                 return entry, env
             reason = broken
         try:
-            with _tracing:
+            with tracing:
                 entry = _Entry(self._function, call, args, device)
         finally:
             if not entries:

@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from nnx import diagnose, random
@@ -17,37 +17,58 @@ from nnx.callbacks import History, Hooks, Logs
 from nnx.epoch import Epoch
 from nnx.errors import DataError, NonFiniteError
 from nnx.graph import CheckError
-from nnx.jit import jit
+from nnx.jit import Function, jit
 from nnx.metrics import Metric, Tally
 from nnx.nn.losses import Loss
 from nnx.nn.module import Module
 from nnx.op import recording
 from nnx.ops import reduce
 from nnx.optim import Optimizer
+from nnx.outputs import Asked, Form, Several, SeveralTally, called, form_of, n_rows
 from nnx.rows import RowData
 from nnx.tape import enable_grad, no_grad
 from nnx.tensor import Tensor
+from nnx.tree import flatten
 
 EVALUATION_ROWS = 256
 """The batch size without a tape, where more rows at once cost only memory."""
 
 
-Step = Callable[[Tensor, Tensor, Tensor | None], tuple[float, Tensor, Tensor]]
-"""From a batch to the loss as a number and as a tensor, and the predictions."""
+Done = tuple[float, Tensor, Any, list[Tensor]]
+"""The loss of a step as a number and as a tensor, the predictions, the loss of each output."""
+Step = Callable[[Any, Any, Tensor | None], Done]
+"""From a batch to what a step gives."""
 
 
 class Compiled:
     """What `nnx.fit.compile_model` set: how a model is trained and measured."""
 
     def __init__(
-        self, optimizer: Optimizer, loss: Loss, metrics: tuple[Metric, ...], auto: bool
-    ) -> None:
+        self, optimizer: Optimizer, loss: Any, metrics: tuple[Metric, ...], auto: bool,
+        asked: Asked | None = None,
+    ) -> None:  # fmt: skip
         self.optimizer = optimizer
         self.loss = loss
         self.metrics = metrics
         self.auto = auto
+        self.asked = asked
         self.jitted: JittedStep | None = None
         self.outputs: int | None = None
+
+    def settle(self, names: tuple[str, ...] | None) -> None:
+        """Set loss and metrics for outputs of these names, None for one without."""
+        known = self.loss.names if isinstance(self.loss, Several) else None
+        if self.asked is None or (names == known and self.loss is not None):
+            return
+        self.jitted = None
+        if names is None:
+            self.loss, self.metrics = self.asked.single()
+        else:
+            self.loss, self.metrics = self.asked.several(names), ()
+
+    def tally(self) -> Tally | SeveralTally:
+        """Return what sums up the metrics batch by batch."""
+        return self.loss.tally() if isinstance(self.loss, Several) else Tally(self.metrics)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy's network is another one, and so is its step.
@@ -94,58 +115,90 @@ def name_of(function: Any) -> str:
 
 
 def train_step(
-    model: Module, loss: Loss, optimizer: Optimizer, x: Tensor, y: Tensor, weight: Tensor | None
-) -> tuple[float, Tensor, Tensor]:
-    """Do one step of training; return the loss as a number and as a tensor, and the predictions.
+    model: Module, loss: Any, optimizer: Optimizer, x: Any, y: Any, weight: Tensor | None
+) -> Done:
+    """Do one step of training.
 
     A loss that is not finite changes no parameter; to know, the loss is read at every step.
     """
     optimizer.zero_grad()
-    prediction = model(x)
-    value = loss_of(loss, prediction, y, weight)
+    prediction = called(model, x)
+    value, parts = losses_of(loss, prediction, y, weight)
     number: float = value.item()
     if math.isfinite(number):
         value.backward()
         optimizer.step()
-    return number, value, prediction
+    return number, value, prediction, parts
 
 
 class JittedStep:
     """`train_step` of a network, compiled for its device; ``function`` is the compiled part."""
 
-    def __init__(self, model: Module, loss: Loss, optimizer: Optimizer) -> None:
-        self.model = model
+    def __init__(self, model: Module, loss: Any, optimizer: Optimizer) -> None:
+        self.model, self._loss, self._optimizer = model, loss, optimizer
         self._eager = functools.partial(train_step, model, loss, optimizer)
+        self._functions: dict[Form, Function] = {}
+        self._results: Any = ()
 
-        def training_step(x: Tensor, y: Tensor, *weight: Tensor) -> tuple[Tensor, Tensor]:
+    def _function(self, form: Form, rebuild: Callable[[list[Any]], Any]) -> Function:
+        """Return the compiled step for batches of a structure, given as the tensors in it."""
+        if form in self._functions:
+            return self._functions[form]
+        model, loss, optimizer = self.model, self._loss, self._optimizer
+        losses = loss.functions if isinstance(loss, Several) else ()
+
+        # As a default they are seen by jit, which watches what a user's own losses read.
+        def training_step(
+            *columns: Tensor, losses: Sequence[Loss] = losses
+        ) -> tuple[Tensor, Any, list[Tensor]]:
+            x, y, weight = rebuild(list(columns))
             optimizer.zero_grad()
-            prediction = model(x)
-            value = loss_of(loss, prediction, y, *(weight or (None,)))
+            prediction = called(model, x)
+            value, parts = losses_of(loss, prediction, y, weight)
             recording.trace.expect_finite(value)
             value.backward()
             optimizer.step()
-            return value, prediction
+            return value, prediction, parts
 
-        self.function = jit(training_step)
+        return self._functions.setdefault(form, jit(training_step))
 
-    def __call__(self, x: Tensor, y: Tensor, weight: Tensor | None) -> tuple[float, Tensor, Tensor]:
+    def __call__(self, x: Any, y: Any, weight: Tensor | None) -> Done:
         """Do one step; what is refused is done once more in eager mode, which says why."""
+        columns, rebuild = flatten((x, y, weight))
+        self.function = self._function(form_of((x, y, weight)), rebuild)
         try:
-            batch = (x, y) if weight is None else (x, y, weight)
-            value, prediction = self.function(*batch)
+            self._results = self.function(*columns)
         except CheckError:
             return self._eager(x, y, weight)
-        return value.item(), value, prediction
+        value, prediction, parts = self._results
+        return value.item(), value, prediction, parts
+
+    @property
+    def outputs(self) -> tuple[int, Callable[[list[Any]], Any]]:
+        """How many tensors the predictions of the last step were, and their structure."""
+        tensors, rebuild = flatten(self._results[1])
+        return len(tensors), rebuild
 
     def epoch(self, data: Data, size: int) -> Epoch | None:
         """Return what runs many steps like the last one at once, where its device can."""
         repeat = self.function.repeat
         if not hasattr(repeat, "run_many") or not isinstance(data, ArrayData):
             return None
-        columns = [column.array for column in (data.x, data.y, data.weight) if column is not None]
+        columns = [column.array for column in data.columns]
         if not all(array.flags.c_contiguous for array in columns):
             return None
         return Epoch(repeat, columns, size)
+
+
+def losses_of(
+    loss: Any, prediction: Any, y: Any, weight: Tensor | None
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the loss, and, where there are several outputs, that of each."""
+    if not isinstance(loss, Several):
+        return loss_of(loss, prediction, y, weight), []
+    pairs = zip(loss.functions, loss.paired(prediction, y), strict=True)
+    parts = [loss_of(function, *pair, weight) for function, pair in pairs]
+    return loss.total(parts), parts
 
 
 def loss_of(loss: Loss, prediction: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
@@ -175,25 +228,46 @@ def measure(
     Nothing is recorded, and layers run as in `Module.eval`.
     """
     hooks = hooks or Hooks((), model, {})
-    total, rows = 0.0, 0
-    tally = Tally(setup.metrics)
+    totals, tally = Totals(setup), setup.tally()
     with no_grad(), mode(model, training=False):
         for call in hooks.on_test_begin:
             call(None)
         for step, (x, y, weight) in enumerate(data.batches(size)):
             for call_at in hooks.on_test_batch_begin:
                 call_at(step, None)
-            prediction = model(x)
-            n = x.shape[0]
-            total += loss_of(setup.loss, prediction, y, weight).item() * n
-            rows += n
+            prediction = called(model, x)
+            value, parts = losses_of(setup.loss, prediction, y, weight)
+            totals.add([value.item()], [[part.item()] for part in parts], n_rows(x))
             tally.add(prediction, y)
             for call_at in hooks.on_test_batch_end:
-                call_at(step, {"loss": total / rows})
-        logs = {"loss": total / rows, **tally.results()}
+                call_at(step, totals.figures())
+        logs = {**totals.figures(), **tally.results()}
         for call in hooks.on_test_end:
             call(logs)
     return logs
+
+
+class Totals:
+    """Sums of losses over rows: of the loss, and of that of each output."""
+
+    def __init__(self, setup: Compiled) -> None:
+        self._loss = setup.loss
+        self.total, self.rows = 0.0, 0
+        self._parts = [0.0] * len(getattr(setup.loss, "names", ()))
+
+    def add(self, losses: list[float], parts: list[list[float]], size: int) -> None:
+        """Take in steps of so many rows each."""
+        for number in losses:
+            self.total += number * size
+        for i, numbers in enumerate(parts):
+            for number in numbers:
+                self._parts[i] += number * size
+        self.rows += size * len(losses)
+
+    def figures(self) -> Logs:
+        """Return the means by name."""
+        parts = self._loss.figures(self._parts, self.rows) if self._parts else {}
+        return {"loss": self.total / self.rows, **parts}
 
 
 # Ctrl-C
@@ -239,8 +313,9 @@ class Block(NamedTuple):
 
     losses: list[float]
     size: int
-    prediction: Tensor
-    y: Tensor
+    prediction: Any
+    y: Any
+    parts: list[list[float]]
 
 
 class Loop:
@@ -264,7 +339,7 @@ class Loop:
         self._at_once = 8
         # What is read by rows is looked at batch by batch, not read once more beforehand.
         self._suspect = isinstance(data, RowData) or (
-            isinstance(data, ArrayData) and not diagnose.is_finite(data.x)
+            isinstance(data, ArrayData) and not diagnose.all_finite(data.x)
         )
 
     def run(self, epochs: range, shuffle: bool) -> None:
@@ -299,19 +374,16 @@ class Loop:
         if shuffle and isinstance(data, ArrayData):
             backend = model.device.backend
             order = backend.permutation(random.default_generator(), data.rows)
-        tally = Tally(setup.metrics)
-        total, rows, step = 0.0, 0, 0
+        tally, totals, step = setup.tally(), Totals(setup), 0
         for block in self._blocks(epoch, order):
-            for number in block.losses:
-                total += number * block.size
-            rows += block.size * len(block.losses)
+            totals.add(block.losses, block.parts, block.size)
             step += len(block.losses)
             tally.add(block.prediction, block.y)
             if hooks.on_train_batch_end:
-                logs = {"loss": total / rows}
+                logs = totals.figures()
                 for call in hooks.on_train_batch_end:
                     call(step - 1, logs)
-            if ctrl_c.noted and rows != data.rows:
+            if ctrl_c.noted and totals.rows != data.rows:
                 self._interrupted(epoch, step)
         fine = all(map(diagnose.is_finite, setup.optimizer.params))  # without walking the tree
         bad = None if fine else diagnose.bad_parameter(model)
@@ -320,7 +392,7 @@ class Loop:
                 f"In epoch {epoch + 1} of {self._last} every loss was finite, but now {bad}: a "
                 f"gradient overflowed in its last step. {_advice(setup.optimizer)}"
             )
-        return {"loss": total / rows, **tally.results()}
+        return {**totals.figures(), **tally.results()}
 
     def _blocks(self, epoch: int, order: Any) -> Iterator[Block]:
         """Do the steps of an epoch: one by one, or many at once where nothing comes between."""
@@ -348,29 +420,38 @@ class Loop:
         for call in self._hooks.on_train_batch_begin:
             call(step, None)
         first = step * self._size
-        if suspect and not diagnose.is_finite(x):
-            self._refuse_input(epoch, step, self._positions(order, first, x.shape[0]), x, y)
-        number, value, prediction = self._step(x, y, weight)
+        n = n_rows(x)
+        if suspect and not diagnose.all_finite(x):
+            self._refuse_input(epoch, step, self._positions(order, first, n), x, y)
+        number, value, prediction, parts = self._step(x, y, weight)
         if not math.isfinite(number):
-            where = self._positions(order, first, x.shape[0])
-            self._not_finite(epoch, step, where, x, y, value)
-        return Block([number], x.shape[0], prediction, y)
+            self._not_finite(epoch, step, self._positions(order, first, n), x, y, value)
+        return Block([number], n, prediction, y, [[part.item()] for part in parts])
 
     def _many(self, many: Epoch, step: int, n: int, order: Any) -> Block | None:
         """Do some steps at once; None where the next one has to be done alone."""
+        data, jitted = self._data, self._step
+        assert isinstance(data, ArrayData) and isinstance(jitted, JittedStep)
+        targets, rebuild_y = flatten(data.y)
+        n_inputs = len(flatten(data.x)[0])
+        kept = range(n_inputs, n_inputs + len(targets))
         start = time.perf_counter()
-        steps = many.run(step, min(self._at_once, n - step), order, kept=(1,))
+        steps = many.run(step, min(self._at_once, n - step), order, kept)
         if steps is None or not steps.done:
             return None
         time_s = (time.perf_counter() - start) / steps.done
-        losses, predictions = steps.results
+        n_outputs, rebuild = jitted.outputs
+        losses, predictions = steps.results[0], steps.results[1 : 1 + n_outputs]
+        parts = steps.results[1 + n_outputs :]
         device = self._model.device
-        elements = max(1, predictions[0].size)
+        elements = max(1, sum(array[0].size for array in predictions))
         self._at_once = max(1, min(int(BLOCK_S / time_s), 2 * self._at_once, ELEMENTS // elements))
-        joined = predictions.reshape(-1, *predictions.shape[2:])
+        joined = [Tensor(a.reshape(-1, *a.shape[2:]), device) for a in predictions]
+        rows = [Tensor(steps.rows[i], device) for i in kept]
         return Block(
-            losses.tolist(), self._size, Tensor(joined, device), Tensor(steps.rows[1], device)
-        )
+            losses.tolist(), self._size, rebuild(joined), rebuild_y(rows),
+            [part.tolist() for part in parts],
+        )  # fmt: skip
 
     def _validated(self) -> Logs:
         if self._validation is None:
@@ -399,13 +480,13 @@ class Loop:
             return None
         return range(start, start + n) if order is None else order[start : start + n]
 
-    def _refuse_input(self, epoch: int, step: int, rows: Any, x: Tensor, y: Tensor) -> None:
+    def _refuse_input(self, epoch: int, step: int, rows: Any, x: Any, y: Any) -> None:
         """Stop before an infinite input that a layer would hide from the loss spoils the weights.
 
         A loss that shows it is left to the step itself, which says more.
         """
         with no_grad():
-            value = self._setup.loss(self._model(x), y)
+            value, _ = losses_of(self._setup.loss, called(self._model, x), y, None)
         if math.isfinite(value.item()):
             raise NonFiniteError(
                 f"In epoch {epoch + 1} of {self._last}, step {step + 1}: "
@@ -414,9 +495,9 @@ class Loop:
             )
 
     def _not_finite(
-        self, epoch: int, step: int, rows: Any, x: Tensor, y: Tensor, value: Tensor
+        self, epoch: int, step: int, rows: Any, x: Any, y: Any, value: Tensor
     ) -> NoReturn:
-        n, steps = x.shape[0], self._data.steps(self._size)
+        n, steps = n_rows(x), self._data.steps(self._size)
         if rows is None:
             named = f"the {n} rows of batch {step} of the iterable"
         else:

@@ -317,7 +317,7 @@ def apply(op: Op, inputs: tuple[Any, ...], attrs: Attrs) -> Tensor:
         elif x is None or (type(x) in _PLAIN and op.weak):
             arrays.append(x)
         else:
-            return apply(op, _as_tensors(op, inputs), attrs)
+            return _apply_to_others(op, inputs, attrs)
     if device is None:
         return apply(op, _as_tensors(op, inputs), attrs)
     if op.unifies:
@@ -331,6 +331,15 @@ def apply(op: Op, inputs: tuple[Any, ...], attrs: Attrs) -> Tensor:
         result.requires_grad = True
         result.node = Node(op, inputs, arrays, attrs, out, device, version, tracked)
     return result
+
+
+def _apply_to_others(op: Op, inputs: tuple[Any, ...], attrs: Attrs) -> Tensor:
+    """Run an op on what is no tensor: a symbol notes it, host data becomes a tensor first."""
+    for x in inputs:
+        record = getattr(type(x), "record_op", None)
+        if record is not None:
+            return record(x, op, inputs, attrs)  # type: ignore[no-any-return]
+    return apply(op, _as_tensors(op, inputs), attrs)
 
 
 _PLAIN = frozenset({float, int, bool, type(None), IntScalar, FloatScalar})

@@ -12,6 +12,7 @@ from typing import Any
 from nnx import dtypes
 from nnx.batches import ArrayData, Batch, ClassWeight, Place, _by_class, check_partners
 from nnx.tensor import Tensor, asarray
+from nnx.tree import flatten
 
 MAPPED_BYTES = 64 << 20
 """A memory-mapped array below this is held as any other: steps then run in native blocks."""
@@ -31,19 +32,18 @@ class RowData(ArrayData):
         if y is not None:
             if reads_by_rows(place, y):
                 self._y = y
-                place.targets(y[:1])
+                place.targets(y[:1], 1)
+                check_partners(self.rows, len(y))
             else:
-                self.y = place.targets(y)
-            check_partners(self.rows, len(y))
+                self.y = place.targets(y, self.rows)
         if weight is not None:
             self.weight = place.weights(weight, self.rows)
 
     def to(self, place: Place) -> None:
         """Send the batches to another device from now on."""
         self._place = place
-        self.y, self.weight = (
-            None if column is None else column.to(place.device) for column in (self.y, self.weight)
-        )
+        columns, rebuild = flatten((self.y, self.weight))
+        self.y, self.weight = rebuild([t.to(place.device) for t in columns])
 
     def weigh(self, place: Place, class_weight: ClassWeight) -> None:
         """Multiply the weight of each row by that of its class."""
@@ -56,17 +56,17 @@ class RowData(ArrayData):
         for start in range(0, self.rows, BLOCK):
             rows = slice(start, start + BLOCK)
             own = None if self.weight is None else Tensor(self.weight.array[rows], place.device)
-            parts.append(_by_class(place, place.targets(self._y[rows]), own, class_weight).numpy())
+            targets = self._y[rows]
+            y = place.targets(targets, len(targets))
+            parts.append(_by_class(place, y, own, class_weight).numpy())
         self.weight = place.weights(np.concatenate(parts), self.rows)
 
     def _part(self, rows: slice) -> RowData:
         part = object.__new__(RowData)
         part._place, part._x = self._place, self._x[rows]
         part._y = None if self._y is None else self._y[rows]
-        part.y, part.weight = (
-            None if t is None else Tensor(t.array[rows, ...], t.device)
-            for t in (self.y, self.weight)
-        )
+        columns, rebuild = flatten((self.y, self.weight))
+        part.y, part.weight = rebuild([Tensor(t.array[rows, ...], t.device) for t in columns])
         part.rows = part._x.shape[0]
         return part
 
@@ -76,19 +76,21 @@ class RowData(ArrayData):
         device = place.device
         take = device.kernels["take"]
 
-        def held(column: Tensor | None, rows: Any) -> Tensor | None:
-            if column is None:
-                return None
-            if isinstance(rows, slice):
-                return Tensor(column.array[rows, ...], device)
-            return Tensor(take(column.array, asarray(rows, device=device).array, axis=0), device)
+        columns, rebuild = flatten((self.y, self.weight))
 
         def cut(step: int) -> Batch:
             rows: Any = slice(step * size, min((step + 1) * size, self.rows))
-            if order is not None:
+            if order is None:
+                parts = [column.array[rows, ...] for column in columns]
+            else:
                 rows = order[rows]
-            y = held(self.y, rows) if self._y is None else place.targets(self._y[rows])
-            return place.inputs(self._x[rows]), y, held(self.weight, rows)
+                at = asarray(rows, device=device).array
+                parts = [take(column.array, at, axis=0) for column in columns]
+            y, weight = rebuild([Tensor(part, device) for part in parts])
+            x = place.inputs(self._x[rows])
+            if self._y is not None:
+                y = place.targets(self._y[rows], x.shape[0])
+            return x, y, weight
 
         return cut
 

@@ -39,6 +39,10 @@ class Facts:
             self.pinned.add(scalar.text)
         return scalar.value
 
+    def shown(self, scalar: Scalar, spec: str = "") -> str:
+        """Return a scalar as text: a name made of it is a name for this number alone."""
+        return format(self.pin(scalar), spec)
+
     def holds(self) -> Callable[[Env], bool]:
         """Return a test of the facts for other values of the variables."""
         parts = [f"({text})" if yes else f"not ({text})" for text, yes in self.required.items()]
@@ -68,7 +72,7 @@ class Scalar:
         self.facts, self.value, self.text, self.polynomial = facts, value, text, polynomial
 
     def __repr__(self) -> str:
-        return repr(self.facts.pin(self))  # a name made of it is a name for this number alone
+        return self.facts.shown(self)
 
     def __hash__(self) -> int:
         return hash(self.text)
@@ -154,7 +158,7 @@ class Scalar:
         return math.ceil(self.facts.pin(self))
 
     def __format__(self, spec: str) -> str:
-        return format(self.facts.pin(self), spec)
+        return self.facts.shown(self, spec)
 
 
 class IntScalar(Scalar):

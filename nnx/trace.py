@@ -11,17 +11,22 @@ import contextlib
 import functools
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from nnx import dtypes, shapes
 from nnx.device import Device, Namespace
 from nnx.dtypes import DType
 from nnx.errors import DeviceError, ShapeError, TraceError
 from nnx.graph import CHECK, DRAW, FULL, IOTA, Eqn, Graph, Place, Var, infer, same_shape
+from nnx.locks import hold_at_fork
 from nnx.op import OPS, Attrs, Op, explain, recording
 from nnx.scalar import Facts, IntScalar, Scalar, made, value_of, variable
 from nnx.tensor import Tensor
+
+# One function is traced at a time: parameters and other tensors stand for eqns meanwhile.
+tracing = hold_at_fork(threading.RLock())
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
@@ -484,7 +489,7 @@ class Trace(Recorder):
 
     # Opening and closing
 
-    def __enter__(self) -> Trace:
+    def __enter__(self) -> Self:
         self._before, recording.trace = recording.trace, self
         return self
 
@@ -726,6 +731,11 @@ class Trace(Recorder):
 
     # Objects whose settings the function has read
 
+    def called(self, module: Any, inputs: tuple[Any, ...], settings: dict[str, Any]) -> Any:
+        """Run a module that is called in the trace."""
+        self.watch(module)
+        return module._enter(inputs, settings)
+
     def watch(self, obj: Any) -> None:
         """Note an object: when one of its settings changes, the trace no longer holds."""
         self.watched.setdefault(id(obj), obj)
@@ -829,4 +839,5 @@ __all__ = [
     "TracingDevice",
     "batch_size",
     "is_traced",
+    "tracing",
 ]

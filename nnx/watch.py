@@ -136,7 +136,8 @@ def _global_names(code: types.CodeType) -> Iterator[str]:
 
 # What training itself sets, on modules and on optimizers.
 _OF_MODULES = frozenset({
-    "_called", "_output_shape", "_path", "history", "stop_training", "_compiled", "device_report",
+    "_called", "_example", "_graph", "_output_shape", "_path", "history", "stop_training",
+    "_compiled", "device_report",
 })  # fmt: skip
 _OF_OPTIMIZERS = frozenset({"step_count", "_lr", "xp", "_slots_made", "_schedule"})
 

@@ -584,10 +584,14 @@ def test_summary_is_a_table_with_the_total(capsys):
     model(np.zeros((1, 784), np.float32))
     model.summary()
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["layer", "output", "shape", "parameters"]
-    assert lines[2].split() == ["0", "Dense", "(B,", "16)", "12,560"]
-    assert lines[4].split() == ["2", "Dense", "(B,", "10)", "170"]
-    assert lines[-1] == "Total parameters: 13,002"
+    assert lines[0].split() == ["layer", "output", "shape", "parameters", "FLOPs", "bytes"]
+    assert lines[2].split() == ["0", "Dense", "(B,", "16)", "12,560", "25.1k", "50.4k"]
+    assert lines[4].split() == ["2", "Dense", "(B,", "10)", "170", "330", "720"]
+    assert lines[-2] == "Total parameters: 13,002"
+    # Products 2 n_in n_out, one an element for the bias and for relu.
+    n_flops = 2 * (784 * 16 + 16 * 16 + 16 * 10) + 2 * 16 + 2 * 16 + 10
+    n_bytes = 4 * (13_002 + 2 * 16 + 2 * 16 + 10)
+    assert lines[-1] == f"A sample: {n_flops:,} FLOPs, {n_bytes:,} bytes"
 
 
 def test_summary_counts_own_shared_and_frozen_parameters(capsys):
@@ -608,7 +612,7 @@ def test_summary_counts_own_shared_and_frozen_parameters(capsys):
     out = capsys.readouterr().out
     assert "Total parameters: 1,110, of which 1,000 are frozen" in out
     assert max(map(len, out.splitlines())) <= 80
-    assert out.splitlines()[2].split() == ["Net", "?", "1,000"]
+    assert out.splitlines()[2].split() == ["Net", "?", "1,000", "?", "?"]
 
 
 def test_repr_shows_the_tree():
@@ -765,8 +769,12 @@ def test_unusual_memory_gives_the_result_of_contiguous(make, device, rng):
     np.testing.assert_array_equal(model(make(x)).numpy(), model(x).numpy())
 
 
-def test_shared_layer_is_refused_by_a_model_file():
+def test_shared_layer_stays_shared_in_a_configuration():
     shared = nn.Dense(3, in_features=3)
-    with pytest.raises(nnx.CheckpointError, match="Layers 0 and 2 are one Dense"):
-        nn.to_config(nn.Sequential(shared, nn.Activation("relu"), shared))
-    nn.to_config(nn.Sequential(nn.Flatten(), nn.Dense(2), nn.Flatten()))
+    model = nn.Sequential(shared, nn.Activation("relu"), nn.Sequential(shared))
+    config = json.loads(json.dumps(nn.to_config(model)))
+    assert config["layers"][2]["layers"] == [{"kind": "Shared", "of": 1}]
+    again = nn.from_config(config, model.state_dict())
+    assert again[0] is again[2][0] and list(again.state_dict()) == ["0.weight", "0.bias"]
+    apart = nn.from_config(nn.to_config(nn.Sequential(nn.Flatten(), nn.Flatten())))
+    assert apart[0] is not apart[1]

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from typing import Any
 
 from nnx.nn import activations, init, losses
 from nnx.nn.config import from_config, to_config
 from nnx.nn.layers import Activation, Dense, Dropout, Flatten, LayerNorm, Reshape, Sequential
+from nnx.nn.model import Model
 from nnx.nn.module import Buffer, Module
+from nnx.nn.symbol import Input
 from nnx.ops.loss import binary_cross_entropy, cross_entropy, half_mse, huber, mae, mse
 from nnx.tensor import Parameter
 
 __all__ = [
-    "Activation", "Buffer", "Dense", "Dropout", "Flatten", "LayerNorm", "Module", "Parameter",
-    "Reshape", "Sequential", "activations", "binary_cross_entropy", "cross_entropy", "from_config",
-    "half_mse", "huber", "init", "load", "losses", "mae", "mse", "to_config",
+    "Activation", "Buffer", "Dense", "Dropout", "Flatten", "Input", "LayerNorm", "Model", "Module",
+    "Parameter", "Reshape", "Sequential", "activations", "binary_cross_entropy", "cross_entropy",
+    "from_config", "half_mse", "huber", "init", "load", "losses", "mae", "mse", "to_config",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(f"module 'nnx.nn' has no attribute {name!r}.")
+    near = difflib.get_close_matches(name, __all__, n=1, cutoff=0.6)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise AttributeError(f"module 'nnx.nn' has no attribute {name!r}.{hint}")
 
 
 def load(path: str | os.PathLike[str]) -> Module:

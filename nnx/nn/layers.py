@@ -13,6 +13,7 @@ from nnx.errors import DataError, DTypeError, ShapeError
 from nnx.nn import activations, init
 from nnx.nn.init import Initializer
 from nnx.nn.module import Module, Part
+from nnx.nn.symbol import checked_name
 from nnx.ops.contract import linear
 from nnx.ops.elementwise import where
 from nnx.ops.layout import reshape
@@ -23,7 +24,8 @@ from nnx.tensor import Tensor
 class Layer(Module):
     """A module of the closed table: ``settings`` names what it is made from, in a model file too.
 
-    Each setting is a parameter of ``__init__`` and an attribute of the same name.
+    Each setting is a parameter of ``__init__`` and an attribute of the same name. ``name`` is what
+    `nnx.nn.Model` calls the layer.
     """
 
     settings: ClassVar[tuple[str, ...]] = ()
@@ -43,7 +45,8 @@ class Sequential(Module):
     dict_keys(['0.weight', '0.bias', '1.weight', '1.bias'])
     """
 
-    def __init__(self, *layers: Any) -> None:
+    def __init__(self, *layers: Any, name: str | None = None) -> None:
+        self._name = checked_name("Sequential", name)
         if len(layers) == 1 and isinstance(layers[0], list | tuple):
             layers = tuple(layers[0])
         for i, layer in enumerate(layers):
@@ -119,7 +122,9 @@ class Dense(FeatureLayer):
         in_features: int | None = None,
         kernel_init: str | float | Initializer = "glorot_uniform",
         bias_init: str | float | Initializer = "zeros",
+        name: str | None = None,
     ) -> None:
+        self._name = checked_name("Dense", name)
         self.units = _whole("Dense", "units", units)
         self.activation = activation
         self.use_bias = bool(use_bias)
@@ -152,7 +157,8 @@ class Activation(Layer):
 
     settings = ("activation",)
 
-    def __init__(self, activation: str | activations.Function) -> None:
+    def __init__(self, activation: str | activations.Function, *, name: str | None = None) -> None:
+        self._name = checked_name("Activation", name)
         self.activation = activation
         self._activate = activations.get(activation)
 
@@ -171,7 +177,8 @@ class Dropout(Layer):
 
     settings = ("rate",)
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, *, name: str | None = None) -> None:
+        self._name = checked_name("Dropout", name)
         number = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
         if not (number and 0 <= rate < 1):
             raise DataError(
@@ -191,6 +198,9 @@ class Dropout(Layer):
 class Flatten(Layer):
     """All axes but the first in one. Shapes: x (B, ...) -> (B, product of the rest)."""
 
+    def __init__(self, *, name: str | None = None) -> None:
+        self._name = checked_name("Flatten", name)
+
     def forward(self, x: Tensor) -> Any:
         """Return x with one row an example."""
         if not x.ndim:
@@ -209,7 +219,8 @@ class Reshape(Layer):
 
     settings = ("shape",)
 
-    def __init__(self, *shape: Any) -> None:
+    def __init__(self, *shape: Any, name: str | None = None) -> None:
+        self._name = checked_name("Reshape", name)
         if len(shape) == 1 and isinstance(shape[0], list | tuple):
             shape = tuple(shape[0])
         if shape.count(-1) > 1:
@@ -238,7 +249,10 @@ class LayerNorm(FeatureLayer):
 
     settings = ("in_features", "eps")
 
-    def __init__(self, in_features: int | None = None, *, eps: float = 1e-5) -> None:
+    def __init__(
+        self, in_features: int | None = None, *, eps: float = 1e-5, name: str | None = None
+    ) -> None:
+        self._name = checked_name("LayerNorm", name)
         if not (isinstance(eps, numbers.Real) and 0 <= eps < math.inf):
             raise DataError(f"LayerNorm: eps is a finite number of 0 or more, got {eps!r}.")
         self.eps: float = float(eps)

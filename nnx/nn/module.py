@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from nnx import random
 from nnx.device import Device, default_device, device
 from nnx.dtypes import DType, as_dtype
 from nnx.errors import DataError, ShapeError
 from nnx.host import to_host
+from nnx.nn import symbol
 from nnx.op import changes, recording
 from nnx.shapes import Shape
 from nnx.tensor import Parameter, Tensor, asarray
@@ -54,8 +55,10 @@ class Module:
     # Class attributes, so that a subclass need not call super().__init__().
     _built: bool = True
     _called: bool = False  # its first call, and so all that is done once, is behind it
+    _name: str | None = None  # what a user has called it, for `nnx.nn.Model`
     _path: str | None = None  # None until a first call has named the tree
     _output_shape: Shape | None = None  # without the batch axis
+    _example: tuple[Any, ...] | None = None  # shapes and types of the first call's inputs
     _target: Device | None = None  # what `to` asked for, for parameters that are not yet made
     _target_dtype: DType | None = None
 
@@ -80,22 +83,25 @@ class Module:
     def __call__(self, *inputs: Any, **settings: Any) -> Any:
         """Return ``forward`` of the inputs; host arrays are brought to this module's device.
 
-        Host floats take the type of the parameters; tensors and integers keep theirs.
+        Host floats take the type of the parameters; tensors and integers keep theirs. Of symbols
+        it returns symbols, see `nnx.nn.Model`.
         """
         if recording.trace is not None:
-            recording.trace.watch(self)
-        if self._called:
+            return recording.trace.called(self, inputs, settings)
+        if self._called and not settings:
             for x in inputs:
                 if type(x) is not Tensor:
                     break
             else:
-                return self.forward(*inputs, **settings)
+                return self.forward(*inputs)
         return self._enter(inputs, settings)
 
     # The first call
 
     def _enter(self, inputs: tuple[Any, ...], settings: dict[str, Any]) -> Any:
         """Bring inputs here; at the first call also name the tree and build this module."""
+        if symbol.found_in((inputs, settings)):
+            return symbol.call(self, inputs, settings)
         inputs = tuple(_received(self, x) for x in inputs)
         if self._called:
             return self.forward(*inputs, **settings)
@@ -112,6 +118,7 @@ class Module:
             self._built = True
             self._name_parameters()
         result = self.forward(*inputs, **settings)
+        self._example = _forms((inputs, settings))
         if isinstance(result, Tensor):
             self._output_shape = result.shape[1:]
         self._called = True
@@ -151,7 +158,8 @@ class Module:
 
     def _label(self) -> str:
         """Return what messages call this module: its class, and its path where it has one."""
-        return f"{type(self).__name__} {self._path!r}" if self._path else type(self).__name__
+        name = self._path or self._name
+        return f"{type(self).__name__} {name!r}" if name else type(self).__name__
 
     # Parts
 
@@ -236,10 +244,24 @@ class Module:
             part.assign(new.array)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write architecture and parameters to a file that `nnx.nn.load` reads."""
+        """Write architecture and parameters to a file that `nnx.nn.load` reads.
+
+        Of a network with classes or functions of one's own the file has the parameters alone: build
+        it in code again, and `load` them.
+        """
         from nnx import checkpoint
 
         checkpoint.save(self, path)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Read the parameters of a file of `save` into this network: all, or none.
+
+        Raises: CheckpointError for a file that is missing or damaged, or whose keys or shapes
+        differ from the network's, which are named; DataError before the module is built.
+        """
+        from nnx import checkpoint
+
+        checkpoint.load_weights(path, self)
 
     # Mode and place
 
@@ -334,7 +356,11 @@ class Module:
         return by_batch.predict_on_batch(self, x)
 
     def summary(self) -> None:
-        """Print a table: layer, output shape, parameters, and their total."""
+        """Print a table: layer, output shape, parameters, FLOPs and bytes of an example, totals.
+
+        The last two count a forward pass: FLOPs are 2 m n k of a product and one an element of
+        other ops, bytes those of the parameters and of all results.
+        """
         from nnx.nn.summary import table
 
         print(table(self))
@@ -371,6 +397,26 @@ def _parts(name: str, value: Any) -> Iterator[Part]:
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from _parts(f"{name}.{key}", item)
+
+
+class Form(NamedTuple):
+    """What is known of an input after a call: its shape without the batch, and its type."""
+
+    shape: Shape
+    dtype: DType
+
+
+def _forms(tree: Any) -> Any:
+    """Return the forms of tensors in a structure; None where there is something else in it."""
+    if isinstance(tree, Tensor):
+        return Form(tree.shape[1:], tree.dtype) if tree.shape else None
+    if isinstance(tree, dict):
+        found: Any = {key: _forms(item) for key, item in tree.items()}
+        return None if None in found.values() else found
+    if type(tree) in (list, tuple):
+        found = type(tree)(map(_forms, tree))
+        return None if None in found else found
+    return None
 
 
 def _received(module: Module, x: Any) -> Any:
