@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
-from nnx import dtypes
+from nnx import dtypes, random
 from nnx.device import Device
 from nnx.dtypes import DType
 from nnx.errors import DataError, DTypeError, LabelError
@@ -91,7 +91,12 @@ def check_partners(n_inputs: int, n_targets: int) -> None:
 
 
 class ArrayData:
-    """A data set in arrays: moved to the device as a whole, then cut there."""
+    """A data set in arrays: moved to the device as a whole, then cut there.
+
+    ``start`` is the random generator's state at which the running pass began.
+    """
+
+    start: Mapping[str, Any] | None = None
 
     def __init__(self, place: Place, x: Any, y: Any = None, weight: Any = None) -> None:
         self.x = place.inputs(x)
@@ -141,10 +146,19 @@ class ArrayData:
         part.rows = part.x.shape[0]
         return part
 
-    def batches(self, size: int, order: Any = None) -> Iterator[Batch]:
-        """Yield the batches in turn, of the rows in the order given as a host array."""
+    def begin(self, shuffle: bool) -> Any:
+        """Begin a pass of training: return the order of its rows, None for the one they have."""
+        generator = random.default_generator()
+        self.start = generator.state_dict()
+        return self.x.device.backend.permutation(generator, self.rows) if shuffle else None
+
+    def begin_again(self) -> None:
+        """Forget that a pass was begun."""
+
+    def batches(self, size: int, order: Any = None, first: int = 0) -> Iterator[Batch]:
+        """Yield the batches from one on, of the rows in the order given as a host array."""
         cut = self.cutter(size, order)
-        return map(cut, range(self.steps(size)))
+        return map(cut, range(first, self.steps(size)))
 
     def cutter(self, size: int, order: Any = None) -> Callable[[int], Batch]:
         """Return a function from a step's number to its batch."""
@@ -171,9 +185,11 @@ class StreamData:
     """A data set that comes as batches from any iterable; each is checked and moved as it comes.
 
     A batch is ``x``, ``(x, y)`` or ``(x, y, weights)``. The batches keep their order.
+    ``start`` is the random generator's state at which the running pass began.
     """
 
     rows: int | None = None
+    start: Mapping[str, Any] | None = None
 
     def __init__(self, place: Place, source: Iterable[Any], needs_targets: bool = True) -> None:
         self._class_weight: ClassWeight | None = None
@@ -205,15 +221,34 @@ class StreamData:
             self._begun = self._begin()
         return self._begun[0]
 
-    def batches(self, size: int, order: Any = None) -> Iterator[Batch]:
-        """Yield the batches of a pass from the iterable's beginning."""
-        first, rest = self._begun or self._begin()
-        self._begun = None
-        yield first
-        for i, item in enumerate(rest, 1):
-            yield self._moved(item, i)
+    def begin(self, shuffle: bool) -> Any:
+        """Begin a pass; the iterable itself decides the order."""
+        self.head(1)
+        return None
+
+    def begin_again(self) -> None:
+        """Forget that a pass was begun, where the iterable can be passed through again."""
+        if not isinstance(self._source, Iterator):
+            self._begun = None
+
+    def batches(self, size: int, order: Any = None, first: int = 0) -> Iterator[Batch]:
+        """Yield the batches of a pass from the iterable's beginning, passing over the first."""
+        batch, rest = self._begun or self._begin()
+        self._begun, n = None, 1
+        if not first:
+            yield batch
+        for item in rest:
+            n += 1
+            if n > first:
+                yield self._moved(item, n - 1)
+        if n < first:
+            raise DataError(
+                f"The iterable gave {n} batches, and {first} of the epoch were done already. To go "
+                f"on it has to give the same batches again."
+            )
 
     def _begin(self) -> tuple[Batch, Iterator[Any]]:
+        self.start = random.default_generator().state_dict()
         rest = iter(self._source)
         for item in rest:
             return self._moved(item, 0), rest

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
-from nnx import diagnose, random
+from nnx import diagnose
 from nnx.batches import ArrayData, Batch, Data
 from nnx.callbacks import History, Hooks, Logs
 from nnx.epoch import Epoch
@@ -24,6 +24,7 @@ from nnx.nn.module import Module
 from nnx.op import recording
 from nnx.ops import reduce
 from nnx.optim import Optimizer
+from nnx.resume import Training
 from nnx.tape import enable_grad, no_grad
 from nnx.tensor import Tensor
 
@@ -237,6 +238,7 @@ class Loop:
         model: Module,
         setup: Compiled,
         hooks: Hooks,
+        training: Training,
         data: Data,
         validation: Data | None,
         size: int,
@@ -244,7 +246,7 @@ class Loop:
         jitted: bool,
     ) -> None:
         self._model, self._setup, self._hooks = model, setup, hooks
-        self._data, self._validation = data, validation
+        self._training, self._data, self._validation = training, data, validation
         self._size, self._last = size, last
         self._step = setup.step(model, jitted)
         self._at_once = 8
@@ -261,11 +263,14 @@ class Loop:
         with _CtrlC() as ctrl_c, mode(model, training=True), enable_grad():
             for call in hooks.on_train_begin:
                 call(None)
+            if self._training.restore():
+                epochs = epochs[:0]
             for epoch in epochs:
                 for call_at in hooks.on_epoch_begin:
                     call_at(epoch, None)
                 logs = self._steps(epoch, shuffle, ctrl_c)
                 logs |= self._validated()
+                self._training.enter(epoch + 1)
                 for call_at in hooks.on_epoch_end:
                     call_at(epoch, logs)
                 if ctrl_c.noted:
@@ -278,24 +283,20 @@ class Loop:
     def _steps(self, epoch: int, shuffle: bool, ctrl_c: _CtrlC) -> Logs:
         """Go through the data once; return the means over it."""
         model, setup, hooks, data = self._model, self._setup, self._hooks, self._data
-        order = None
-        if shuffle and isinstance(data, ArrayData):
-            backend = data.x.device.backend
-            order = backend.permutation(random.default_generator(), data.rows)
-        tally = Tally(setup.metrics)
-        total, rows, step = 0.0, 0, 0
-        for block in self._blocks(epoch, order):
+        order = self._training.begin_pass(shuffle)
+        done = self._training.running
+        for block in self._blocks(epoch, order, done.step):
             for number in block.losses:
-                total += number * block.size
-            rows += block.size * len(block.losses)
-            step += len(block.losses)
-            tally.add(block.prediction, block.y)
+                done.total += number * block.size
+            done.rows += block.size * len(block.losses)
+            done.step += len(block.losses)
+            done.tally.add(block.prediction, block.y, block.size)
             if hooks.on_train_batch_end:
-                logs = {"loss": total / rows}
+                logs = {"loss": done.total / done.rows}
                 for call in hooks.on_train_batch_end:
-                    call(step - 1, logs)
-            if ctrl_c.noted and rows != data.rows:
-                self._interrupted(epoch, step)
+                    call(done.step - 1, logs)
+            if ctrl_c.noted and done.rows != data.rows:
+                self._interrupted(epoch, done.step)
         fine = all(map(diagnose.is_finite, setup.optimizer.params))  # without walking the tree
         bad = None if fine else diagnose.bad_parameter(model)
         if bad:
@@ -303,18 +304,18 @@ class Loop:
                 f"In epoch {epoch + 1} of {self._last} every loss was finite, but now {bad}: a "
                 f"gradient overflowed in its last step. {_advice(setup.optimizer)}"
             )
-        return {"loss": total / rows, **tally.results()}
+        return {"loss": done.total / done.rows, **done.tally.results()}
 
-    def _blocks(self, epoch: int, order: Any) -> Iterator[Block]:
-        """Do the steps of an epoch: one by one, or many at once where nothing comes between."""
+    def _blocks(self, epoch: int, order: Any, first: int) -> Iterator[Block]:
+        """Do an epoch's steps from one on: each by itself, or many where nothing is between."""
         data, size = self._data, self._size
         jitted, suspect = self._step, self._suspect
         alone = suspect or self._hooks.every_batch
         if alone or not isinstance(data, ArrayData) or not isinstance(jitted, JittedStep):
-            for step, batch in enumerate(data.batches(size, order)):
+            for step, batch in enumerate(data.batches(size, order, first), first):
                 yield self._one(epoch, step, order, batch, suspect)
             return
-        cut, step, n = data.cutter(size, order), 0, data.rows // size
+        cut, step, n = data.cutter(size, order), first, data.rows // size
         many = None
         while step < data.steps(size):
             # The first step makes what the others repeat; the last may be smaller.
@@ -342,7 +343,7 @@ class Loop:
     def _many(self, many: Epoch, step: int, n: int, order: Any) -> Block | None:
         """Do some steps at once; None where the next one has to be done alone."""
         start = time.perf_counter()
-        steps = many.run(step, min(self._at_once, n - step), order, kept=(1,))
+        steps = many.run(step, self._hooks.due_in(min(self._at_once, n - step)), order, kept=(1,))
         if steps is None or not steps.done:
             return None
         time_s = (time.perf_counter() - start) / steps.done
@@ -372,10 +373,15 @@ class Loop:
         done = f"after {epochs} of {self._last} epochs"
         if steps:
             done += f" and {steps} of {self._data.steps(self._size) or 'many'} steps"
+        for call in self._hooks.on_interrupt:
+            call(None)
+        go_on = f"initial_epoch={epochs}"
+        if self._training.is_saved and self._training.saved is not None:
+            go_on = f"resume={self._training.saved[0]!r}"
         raise TrainingInterrupted(
             f"Training was stopped by Ctrl-C {done}. The model keeps what it has learned, and "
             f"model.history the finished epochs. To go on: "
-            f"model.fit(..., epochs={self._last}, initial_epoch={epochs}).",
+            f"model.fit(..., epochs={self._last}, {go_on}).",
             vars(self._model)["history"],
         )
 
