@@ -5,6 +5,7 @@ Here, and nowhere else, host data and tensors of other devices are moved to a ne
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
@@ -146,7 +147,7 @@ class ArrayData:
         part.rows = part.x.shape[0]
         return part
 
-    def begin(self, shuffle: bool) -> Any:
+    def begin(self, shuffle: bool, first: int = 0) -> Any:
         """Begin a pass of training: return the order of its rows, None for the one they have."""
         generator = random.default_generator()
         self.start = generator.state_dict()
@@ -195,6 +196,7 @@ class StreamData:
         self._class_weight: ClassWeight | None = None
         self._place, self._source, self._needs_targets = place, source, needs_targets
         self._begun: tuple[Batch, Iterator[Any]] | None = None
+        self._rest: Iterator[Any] | None = None
 
     def to(self, place: Place) -> None:
         """Send the batches to another device from now on."""
@@ -221,9 +223,18 @@ class StreamData:
             self._begun = self._begin()
         return self._begun[0]
 
-    def begin(self, shuffle: bool) -> Any:
-        """Begin a pass; the iterable itself decides the order."""
+    def begin(self, shuffle: bool, first: int = 0) -> Any:
+        """Begin a pass, in the order of the iterable, and pass over the batches before one."""
         self.head(1)
+        if first:
+            assert self._begun is not None
+            self._rest, self._begun = self._begun[1], None
+            n = 1 + sum(1 for _ in itertools.islice(self._rest, first - 1))
+            if n < first:
+                raise DataError(
+                    f"The iterable gave {n} batches, and {first} of the epoch were done already. "
+                    f"To go on it has to give the same batches again."
+                )
         return None
 
     def begin_again(self) -> None:
@@ -232,20 +243,14 @@ class StreamData:
             self._begun = None
 
     def batches(self, size: int, order: Any = None, first: int = 0) -> Iterator[Batch]:
-        """Yield the batches of a pass from the iterable's beginning, passing over the first."""
-        batch, rest = self._begun or self._begin()
-        self._begun, n = None, 1
-        if not first:
+        """Yield the batches of a pass; ``first`` is how many of them were passed over."""
+        rest, self._rest = self._rest, None
+        if rest is None:
+            batch, rest = self._begun or self._begin()
+            self._begun, first = None, 1
             yield batch
-        for item in rest:
-            n += 1
-            if n > first:
-                yield self._moved(item, n - 1)
-        if n < first:
-            raise DataError(
-                f"The iterable gave {n} batches, and {first} of the epoch were done already. To go "
-                f"on it has to give the same batches again."
-            )
+        for i, item in enumerate(rest, first):
+            yield self._moved(item, i)
 
     def _begin(self) -> tuple[Batch, Iterator[Any]]:
         self.start = random.default_generator().state_dict()

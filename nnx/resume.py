@@ -163,6 +163,8 @@ class Training:
         differing = [name for name in here if there.get(name) != here[name]]
         if "optimizer" in differing:
             differing = [name for name in differing if not name.startswith("optimizer's")]
+        if "parameter type" in differing:  # data is converted to it
+            differing = [n for n in differing if "data" not in n and n != "sample_weight"]
         if not random.seed_was_chosen() and "seed" in differing:
             differing.remove("seed")
         if differing:
@@ -253,7 +255,8 @@ class Training:
         if state is None or not self.running.step:
             return self._data.begin(shuffle)
         random.default_generator().load_state_dict(state["start"])
-        order = self._data.begin(shuffle)
+        order = self._data.begin(shuffle, self.running.step)
+        # Last: an iterable may have drawn from them too.
         self._set_generators(state)
         return order
 
