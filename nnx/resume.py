@@ -80,7 +80,7 @@ class Training:
         """Write all that ``fit(..., resume=path)`` needs to go on exactly from here.
 
         The file that it replaces is kept, with ``.previous`` after its name.
-        It costs the hash, the writing and the disk: ``python -m nnx.benchmarks.checkpoint``.
+        Costs a copy, the hash, and what the disk takes: see ``python -m benchmarks.checkpoint``.
         Raises: CheckpointError where the system refuses; the file of before is then as it was.
         """
         import nnx
