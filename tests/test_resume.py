@@ -207,6 +207,29 @@ def raise_at(wanted, epoch, logs=None):
         raise Stop
 
 
+def test_training_that_a_callback_stopped_is_at_its_end(tmp_path):
+    def stop(epoch, logs):
+        current[0].stop_training = epoch == 1
+
+    path, current = tmp_path / "run", []
+    for more in ([Checkpoint(path)], []):
+        current[:] = [compiled()]
+        current[0].fit(
+            X, Y, **SETTINGS, callbacks=[LambdaCallback(on_epoch_end=stop), *more],
+            resume=None if more else path,
+        )  # fmt: skip
+        assert current[0].history.epoch == [0, 1]
+    stopped = LambdaCallback(
+        on_train_batch_end=lambda batch, logs: setattr(current[0], "stop_training", True)
+    )
+    current[:] = [compiled()]
+    with pytest.raises(Stop):
+        current[0].fit(
+            X, Y, **SETTINGS, callbacks=[stopped, Checkpoint(path, every_steps=1), stop_after(3)]
+        )
+    assert compiled().fit(X, Y, **SETTINGS, resume=path).epoch == [0]
+
+
 def test_state_of_a_callback_that_is_gone_is_told(tmp_path):
     path = tmp_path / "run"
     early = EarlyStopping("val_accuracy", patience=1)
@@ -345,6 +368,18 @@ def test_blocks_of_steps_end_where_a_save_is_due(tmp_path, device, monkeypatch):
     kept.fit(X, Y, batch_size=size, epochs=2, callbacks=[Checkpoint(tmp_path / "r", every_steps=7)])
     assert saves == [(0, 7), (0, 14), (0, 21), (1, 0), (1, 7), (1, 14), (1, 21), (2, 0)]
     assert everything(kept) == everything(plain)
+
+
+def test_figures_do_not_depend_on_how_many_steps_are_done_at_once(monkeypatch):
+    monkeypatch.setattr(metrics.Tally, "ROWS", 20)
+    rows = np.eye(3, dtype=np.float32)[Y]
+    found = []
+    for block_s in (1e-9, 1e-4, 1.0):
+        monkeypatch.setattr(nnx.loop, "BLOCK_S", block_s)
+        model = network()
+        model.compile("adam", "cross_entropy", ["mse", "r2"], "numba")
+        found.append(model.fit(np.tile(X, (9, 1)), np.tile(rows, (9, 1)), batch_size=3).history)
+    assert found[0] == found[1] == found[2]
 
 
 def test_saves_after_seconds(tmp_path, monkeypatch):
@@ -850,16 +885,31 @@ def test_nnx_train_goes_on_after_kills_and_ctrl_c(tmp_path):
     assert run_files(tmp_path / "parts") == run_files(tmp_path / "whole")
 
 
-def test_nnx_train_goes_on_when_it_was_killed_before_the_first_checkpoint(tmp_path):
-    process = nnx_train(tmp_path / "parts")
-    while not (tmp_path / "parts" / "config.json").exists():
+SLOW = ["--device", "loops", "--hidden", "48", "--batch-size", "1", "--epochs", "1"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_nnx_train_goes_on_when_it_was_stopped_in_its_first_epoch(tmp_path, number):
+    command = [sys.executable, "-c", "import sys; from nnx.cli import main; sys.exit(main())",
+               "train", "iris", *SLOW, "--out"]  # fmt: skip
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    process = subprocess.Popen([*command, str(parts)], stderr=subprocess.PIPE, text=True)
+    while not (parts / "config.json").exists():
         assert process.poll() is None
-        time.sleep(0.001)
-    process.kill()
-    process.communicate()
-    for name in (CHECKPOINT, f"{CHECKPOINT}.previous"):
-        (tmp_path / "parts" / name).unlink(missing_ok=True)
-    for folder, more in (("parts", ["--resume"]), ("whole", [])):
-        process = nnx_train(tmp_path / folder, *more)
-        assert process.communicate(timeout=120) and process.returncode == 0
-    assert run_files(tmp_path / "parts") == run_files(tmp_path / "whole")
+        time.sleep(0.002)
+    time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == (130 if number == signal.SIGINT else -number), err
+    if number == signal.SIGINT:
+        state = read(parts / CHECKPOINT).state
+        assert state["epoch"] == 0 and 0 < state["step"] < 120
+        assert f"stopped after 0 of 1 epochs and {state['step']} steps" in err
+        again = subprocess.run([*command, str(parts)], capture_output=True, text=True)
+        assert again.returncode == 2 and "--resume" in again.stderr
+    else:
+        assert not (parts / CHECKPOINT).exists()
+    for more in ([str(parts), "--resume"], [str(whole)]):
+        done = subprocess.run([*command, *more], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert run_files(parts) == run_files(whole)

@@ -251,6 +251,7 @@ class _Keeper(Checkpoint):
         self.begun = False
         self.start_s = 0.0
         self.n_epochs = 0
+        self.saved_step = 0
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         note(f"trains on {self.model.device.name}.")
@@ -261,6 +262,7 @@ class _Keeper(Checkpoint):
     def save(self) -> None:
         # First: where the disk refuses it, an earlier run is still whole.
         super().save()
+        self.saved_step = self.training.running.step
         self.begin()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
@@ -321,7 +323,7 @@ def _fit(folder: Path, config: Config, parts: Parts, where: Where, *, anew: bool
         keeper.begin()
         model.save(folder / runs.MODEL)
         runs.write_history(folder, vars(model)["history"].history)
-        _say_how_to_go_on(folder, config, runs.epochs_in(folder))
+        _say_how_to_go_on(folder, config, keeper.saved_step)
         _draw(folder, model)
         raise typer.Exit(130) from None
     time_s = time.perf_counter() - keeper.start_s
@@ -346,9 +348,11 @@ def _draw(folder: Path, model: nn.Module) -> None:
         note(f"no {runs.CURVES}: it takes matplotlib. python -m pip install 'nnx-array[plot]'")
 
 
-def _say_how_to_go_on(folder: Path, config: Config, n_epochs: int) -> None:
+def _say_how_to_go_on(folder: Path, config: Config, n_steps: int) -> None:
     command = ["nnx", "train", config.data, "--out", str(folder), "--resume"]
-    note(f"stopped after {n_epochs} of {config.epochs} epochs; what was learned is in "
+    done = f"{runs.epochs_in(folder)} of {config.epochs} epochs"
+    done += f" and {n_steps} steps" if n_steps else ""
+    note(f"stopped after {done}; what was learned is in "
          f"{folder / runs.MODEL}.")  # fmt: skip
     note(f"to go on:  {shlex.join(command)}")
 
