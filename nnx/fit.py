@@ -24,6 +24,7 @@ from nnx.callbacks import Callback, History, Hooks, shown
 from nnx.device import Device
 from nnx.device import device as open_device
 from nnx.errors import DataError, DeviceError, DTypeError, LabelError, NnxError, ShapeError
+from nnx.facts import facts_of
 from nnx.loop import (
     EVALUATION_ROWS,
     Compiled,
@@ -36,7 +37,7 @@ from nnx.loop import (
 from nnx.nn import losses
 from nnx.nn.module import Module
 from nnx.ops.loss import binary_cross_entropy, check_classes, cross_entropy
-from nnx.resume import Saved, Training, facts_of, read
+from nnx.resume import Saved, Training, read
 from nnx.tape import no_grad
 from nnx.tensor import Tensor, asarray
 

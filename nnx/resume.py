@@ -11,37 +11,30 @@ buffers and no generators, and the state of other programs' random generators.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
-import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nnx import checkpoint, random
-from nnx.batches import ArrayData, ClassWeight, Data
+from nnx.batches import Data
 from nnx.errors import CheckpointError, NnxError
+from nnx.facts import Facts, architecture
 from nnx.files import previous_of
-from nnx.metrics import Metric, Tally
+from nnx.metrics import Tally
+from nnx.plain import on_device, packed, unpacked
 from nnx.random import Generator
-from nnx.tensor import Tensor, asarray
 
 if TYPE_CHECKING:
     from nnx.callbacks import Callback, History, Hooks
     from nnx.loop import Compiled
     from nnx.nn import Module
-    from nnx.optim import Optimizer
 
 Path = str | os.PathLike[str]
-Facts = Mapping[str, Any]
 
 VERSION = 1
 """The version of what a training's entry in the metadata holds."""
-HASHED_BYTES = 1 << 22
-"""How much of each array of a data set goes into its fingerprint."""
-PROBED_STEPS = [0, *(n * 10**k for k in range(7) for n in (1, 2, 5))]
-"""At which steps the rates of two schedules are compared."""
 
 
 class Running:
@@ -88,9 +81,9 @@ class Training:
         model, optimizer = self._model, self._setup.optimizer
         arrays = {f"model.{key}": array for key, array in model.state_dict().items()}
         arrays |= {f"optimizer.{key}": array for key, array in optimizer.state_dict().items()}
-        state = _packed("state", self._state(), arrays)
+        state = packed("state", self._state(), arrays)
         texts = {
-            "architecture": _architecture(model),
+            "architecture": architecture(model),
             "class": type(model).__name__,
             "version": f"{VERSION}, nnx {nnx.__version__}",
         }
@@ -165,7 +158,8 @@ class Training:
             differing = [name for name in differing if not name.startswith("optimizer's")]
         if "parameter type" in differing:  # data is converted to it
             differing = [n for n in differing if "data" not in n and n != "sample_weight"]
-        if not random.seed_was_chosen() and "seed" in differing:
+        if "seed" in differing and not random.seed_was_chosen():
+            here["seed"] = there["seed"]
             differing.remove("seed")
         if differing:
             named = "; ".join(
@@ -182,7 +176,7 @@ class Training:
         running = Running(Tally(self._setup.metrics))
         running.step, running.rows = step, _count(state["rows"])
         running.total = float(state["total"])
-        running.tally.restore(_on_device(state["tally"], model.device))
+        running.tally.restore(on_device(state["tally"], model.device))
         epochs, figures = list(state["epochs"]), dict(state["history"])
         generators, weights = self._generators(), model.state_dict()
         before = {name: generator.state_dict() for name, generator in generators.items()}
@@ -305,7 +299,7 @@ def read(path: Path) -> Saved:
             f"form {VERSION}. Use the nnx that wrote it; nnx.nn.load reads its network."
         )
     try:
-        state = _unpacked(json.loads(texts["training"]), arrays)
+        state = unpacked(json.loads(texts["training"]), arrays)
         if not isinstance(state, dict) or not isinstance(state["facts"], dict):
             raise TypeError("no facts")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -317,122 +311,6 @@ def _count(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r} counts nothing")
     return value
-
-
-# What a training was begun with
-
-
-def facts_of(
-    model: Module, setup: Compiled, *, size: int, shuffle: bool, data: Data,
-    validation: Data | None, class_weight: ClassWeight | None, weight: Tensor | None,
-) -> dict[str, Any]:  # fmt: skip
-    """Return what decides a training, by the name it has in messages.
-
-    ``weight`` is sample_weight as it was given. The data is told apart by the shapes, the types and
-    a SHA-256 of each of its arrays: of all of an array to 4 MiB, of rows spread evenly over a
-    larger one. That catches another data set, split, order or scale, and rows added or lost; not a
-    few values changed in a large one. Of an iterable only the shapes of its batches are known.
-    """
-    optimizer = setup.optimizer
-    facts: dict[str, Any] = {
-        "network": _architecture(model) or _without_addresses(repr(model)),
-        "parameter type": ", ".join(sorted({str(p.dtype) for p in model.parameters()})),
-        "optimizer": type(optimizer).__name__,
-        "optimizer's lr": _rate_text(optimizer),
-    }
-    facts |= {f"optimizer's {k}": repr(v) for k, v in vars(optimizer).items() if _is_setting(k, v)}
-    return facts | {
-        "loss": _described(setup.loss),
-        "metrics": ", ".join(map(_metric_text, setup.metrics)) or "none",
-        "batch_size": size,
-        "shuffle": shuffle,
-        "data": _data_fact(data),
-        "validation data": "none" if validation is None else _data_fact(validation),
-        "class_weight": repr(sorted(class_weight.items())) if class_weight else "none",
-        "sample_weight": "none" if weight is None else functools.partial(_fingerprint, weight),
-        "seed": random.default_generator().state_dict()["seed"],
-    }
-
-
-def _architecture(model: Module) -> str:
-    """Return a network's description; empty for a user's own module, which code builds again."""
-    from nnx.nn import to_config
-
-    try:
-        return json.dumps(to_config(model))
-    except CheckpointError:
-        return ""
-
-
-def _without_addresses(text: str) -> str:
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
-
-
-def _is_setting(name: str, value: Any) -> bool:
-    if name.startswith("_") or name in ("step_count", "xp"):
-        return False
-    if isinstance(value, tuple | list):
-        return all(_is_setting("", item) for item in value)
-    return isinstance(value, bool | int | float | str | None)
-
-
-def _rate_text(optimizer: Optimizer) -> str:
-    """Return the rate, or the rates of a schedule at some steps, which is all one can see of it."""
-    schedule = optimizer._schedule
-    if schedule is None:
-        return repr(optimizer.lr)
-    rates = []
-    for step in PROBED_STEPS:
-        try:
-            rates.append(f"{float(schedule(step)):.9g}")
-        except Exception:  # past the end of a user's table
-            rates.append("-")
-    return f"a schedule {', '.join(rates)}"
-
-
-def _described(function: Any) -> str:
-    if isinstance(function, functools.partial):
-        settings = [*map(repr, function.args)]
-        settings += [f"{name}={value!r}" for name, value in sorted(function.keywords.items())]
-        text = f"{_described(function.func)}({', '.join(settings)})"
-        return _without_addresses(text)
-    return str(getattr(function, "__name__", type(function).__name__))
-
-
-def _metric_text(metric: Metric) -> str:
-    options = isinstance(metric.measure, functools.partial)
-    return _described(metric.measure) if options else metric.name
-
-
-def _data_fact(data: Data) -> str | Callable[[], str]:
-    if isinstance(data, ArrayData):
-        return functools.partial(_columns_text, data.x, data.y)
-    batch = data.head(1)
-    shapes = [f"({', '.join(['B', *map(str, p.shape[1:])])})" for p in batch if p is not None]
-    return f"batches of {', '.join(shapes)}, {data.steps(1) or 'it is not known how'} many"
-
-
-def _columns_text(x: Tensor, y: Tensor | None) -> str:
-    return f"x {_fingerprint(x)}" + ("" if y is None else f" with y {_fingerprint(y)}")
-
-
-def _fingerprint(column: Tensor) -> str:
-    """Return shape, kind and SHA-256 of an array's rows, the same for every device."""
-    import numpy as np
-
-    rows = column.shape[0]
-    # Of 8 bytes each, so that a type of the device's own makes no difference.
-    n = max(64, HASHED_BYTES // (column.size // rows * 8))
-    if n < rows:
-        at = asarray(np.linspace(0, rows - 1, n).astype(np.int64), device=column.device)
-        column = Tensor(
-            column.device.kernels["take"](column.array, at.array, axis=0), column.device
-        )
-    host = np.ascontiguousarray(column.numpy())
-    # Devices without 64-bit integers hold classes in narrower ones.
-    host = host.astype(np.int64) if host.dtype.kind in "iu" else host
-    digest = hashlib.sha256(host.tobytes()).hexdigest()[:16]
-    return f"{(rows, *host.shape[1:])} of {host.dtype.name}, SHA-256 {digest}"
 
 
 def _generators_in(path: str, held: Mapping[str, Any]) -> dict[str, Generator]:
@@ -448,57 +326,3 @@ def _walk_generators(path: str, value: Any) -> Iterator[tuple[str, Generator]]:
     elif isinstance(value, list | tuple):
         for i, item in enumerate(value):
             yield from _walk_generators(f"{path}.{i}", item)
-
-
-# Values as JSON and arrays
-
-
-def _packed(place: str, value: Any, arrays: dict[str, Any]) -> Any:
-    """Return a value as JSON; its arrays go into ``arrays`` and leave their name.
-
-    Raises: CheckpointError for what is not plain data.
-    """
-    import numpy as np
-
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, list):
-        return [_packed(f"{place}.{i}", item, arrays) for i, item in enumerate(value)]
-    if isinstance(value, tuple):
-        return {"tuple": _packed(place, list(value), arrays)}
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {"dict": {k: _packed(f"{place}.{k}", item, arrays) for k, item in value.items()}}
-    if isinstance(value, Tensor | np.ndarray | np.generic):
-        kind = "tensor" if isinstance(value, Tensor) else "array"
-        arrays[place] = np.array(value.numpy() if isinstance(value, Tensor) else value)
-        return {"number" if isinstance(value, np.generic) else kind: place}
-    raise CheckpointError(
-        f"A checkpoint cannot hold {place}, a {type(value).__name__}. What it holds are None, "
-        f"numbers, texts, arrays, and lists, tuples and dicts with texts as keys of these."
-    )
-
-
-def _unpacked(value: Any, arrays: Mapping[str, Any]) -> Any:
-    if isinstance(value, list):
-        return [_unpacked(item, arrays) for item in value]
-    if not isinstance(value, dict):
-        return value
-    ((kind, held),) = value.items()
-    if kind == "dict":
-        return {key: _unpacked(item, arrays) for key, item in held.items()}
-    if kind == "tuple":
-        return tuple(_unpacked(held, arrays))
-    if kind == "tensor":
-        return asarray(arrays[held], device="numpy")
-    return arrays[held][()] if kind == "number" else arrays[held]
-
-
-def _on_device(value: Any, device: Any) -> Any:
-    """Return a value with its tensors on a device, in the nearest types that it has."""
-    if isinstance(value, Tensor):
-        return asarray(value.numpy(), dtype=device.nearest(value.dtype), device=device)
-    if isinstance(value, list | tuple):
-        return type(value)(_on_device(item, device) for item in value)
-    if isinstance(value, dict):
-        return {key: _on_device(item, device) for key, item in value.items()}
-    return value

@@ -500,12 +500,14 @@ def test_what_is_the_same_is_not_refused(begun):
     compiled().fit(X, Y, **SETTINGS | {"epochs": 4}, **given, resume=begun)
 
 
-def test_seed_that_nobody_chose_is_taken_from_the_file(begun, monkeypatch):
+def test_seed_that_nobody_chose_is_taken_from_the_file(begun, tmp_path, monkeypatch):
     model = network_of_seed(12)
     monkeypatch.setattr(nnx.random, "_chosen", False)
     given = {"sample_weight": np.ones(50), "class_weight": {0: 2.0}}
-    model.fit(X, Y, **SETTINGS, **given, resume=begun)
+    path = tmp_path / "run"
+    model.fit(X, Y, **SETTINGS, **given, resume=begun, callbacks=[Checkpoint(path)])
     assert nnx.random.default_generator().state_dict()["seed"] == 11
+    compiled().fit(X, Y, **SETTINGS, **given, resume=path)
 
 
 def test_schedule_that_differs_is_refused(tmp_path):
