@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 Facts = Mapping[str, Any]
 """By name; a function is one that takes time, and is called when it is first needed."""
 
-HASHED_BYTES = 1 << 22
-"""How much of each array of a data set goes into its fingerprint."""
+HASHED = 1 << 19
+"""How many numbers of each array of a data set go into its fingerprint."""
 PROBED_STEPS = [0, *(n * 10**k for k in range(7) for n in (1, 2, 5))]
 """At which steps the rates of two schedules are compared."""
 
@@ -39,8 +39,8 @@ def facts_of(
     """Return what decides a training, by the name it has in messages.
 
     ``weight`` is sample_weight as it was given. The data is told apart by the shapes, the types and
-    a SHA-256 of each of its arrays: of all of an array to 4 MiB, of rows spread evenly over a
-    larger one. That catches another data set, split, order or scale, and rows added or lost; not a
+    a SHA-256 of each of its arrays: of all of an array to half a million numbers, of rows spread
+    evenly over a larger one. That catches another data set, split, order or scale, and rows added or lost; not a
     few values changed in a large one. Of an iterable only the shapes of its batches are known.
     """
     optimizer = setup.optimizer
@@ -131,8 +131,7 @@ def _fingerprint(column: Tensor) -> str:
     import numpy as np
 
     rows = column.shape[0]
-    # Of 8 bytes each, so that a type of the device's own makes no difference.
-    n = max(64, HASHED_BYTES // (column.size // rows * 8))
+    n = max(64, HASHED // (column.size // rows))
     if n < rows:
         at = asarray(np.linspace(0, rows - 1, n).astype(np.int64), device=column.device)
         column = Tensor(
