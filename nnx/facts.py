@@ -40,8 +40,9 @@ def facts_of(
 
     ``weight`` is sample_weight as it was given. The data is told apart by the shapes, the types and
     a SHA-256 of each of its arrays: of all of an array to half a million numbers, of rows spread
-    evenly over a larger one. That catches another data set, split, order or scale, and rows added or lost; not a
-    few values changed in a large one. Of an iterable only the shapes of its batches are known.
+    evenly over a larger one. That catches another data set, split, order or scale, and rows added
+    or lost; not a few values changed in a large one. Of an iterable only the shapes of its batches
+    are known.
     """
     optimizer = setup.optimizer
     facts: dict[str, Any] = {
