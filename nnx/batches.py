@@ -5,10 +5,11 @@ Here, and nowhere else, host data and tensors of other devices are moved to a ne
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
-from nnx import dtypes
+from nnx import dtypes, random
 from nnx.device import Device
 from nnx.dtypes import DType
 from nnx.errors import DataError, DTypeError, LabelError, did_you_mean
@@ -171,7 +172,12 @@ def check_partners(n_inputs: int, n_targets: int, what: str = "y") -> None:
 
 
 class ArrayData:
-    """A data set in arrays: moved to the device as a whole, then cut there."""
+    """A data set in arrays: moved to the device as a whole, then cut there.
+
+    ``start`` is the random generator's state at which the running pass began.
+    """
+
+    start: Mapping[str, Any] | None = None
 
     def __init__(self, place: Place, x: Any, y: Any = None, weight: Any = None) -> None:
         self.x = place.inputs(x)
@@ -221,10 +227,29 @@ class ArrayData:
         part.rows = n_rows(part.x)
         return part
 
-    def batches(self, size: int, order: Any = None) -> Iterator[Batch]:
-        """Yield the batches in turn, of the rows in the order given as a host array."""
+    def begin(self, shuffle: bool, first: int = 0) -> Any:
+        """Begin a pass of training: return the order of its rows, None for the one they have."""
+        generator = random.default_generator()
+        self.start = generator.state_dict()
+        if not shuffle:
+            return None
+        return self._device.backend.permutation(generator, self.rows)
+
+    @property
+    def _device(self) -> Device:
+        return self.columns[0].device
+
+    def sources(self) -> tuple[Any, Any]:
+        """Return the inputs and the targets whole, for a look at some of their rows."""
+        return self.x, self.y
+
+    def begin_again(self) -> None:
+        """Forget that a pass was begun."""
+
+    def batches(self, size: int, order: Any = None, first: int = 0) -> Iterator[Batch]:
+        """Yield the batches from one on, of the rows in the order given as a host array."""
         cut = self.cutter(size, order)
-        return map(cut, range(self.steps(size)))
+        return map(cut, range(first, self.steps(size)))
 
     def cutter(self, size: int, order: Any = None) -> Callable[[int], Batch]:
         """Return a function from a step's number to its batch."""
@@ -249,14 +274,17 @@ class StreamData:
     """A data set that comes as batches from any iterable; each is checked and moved as it comes.
 
     A batch is ``x``, ``(x, y)`` or ``(x, y, weights)``. The batches keep their order.
+    ``start`` is the random generator's state at which the running pass began.
     """
 
     rows: int | None = None
+    start: Mapping[str, Any] | None = None
 
     def __init__(self, place: Place, source: Iterable[Any], needs_targets: bool = True) -> None:
         self._class_weight: ClassWeight | None = None
         self._place, self._source, self._needs_targets = place, source, needs_targets
         self._begun: tuple[Batch, Iterator[Any]] | None = None
+        self._rest: Iterator[Any] | None = None
 
     def to(self, place: Place) -> None:
         """Send the batches to another device from now on."""
@@ -283,15 +311,37 @@ class StreamData:
             self._begun = self._begin()
         return self._begun[0]
 
-    def batches(self, size: int, order: Any = None) -> Iterator[Batch]:
-        """Yield the batches of a pass from the iterable's beginning."""
-        first, rest = self._begun or self._begin()
-        self._begun = None
-        yield first
-        for i, item in enumerate(rest, 1):
+    def begin(self, shuffle: bool, first: int = 0) -> Any:
+        """Begin a pass, in the order of the iterable, and pass over the batches before one."""
+        self.head(1)
+        if first:
+            assert self._begun is not None
+            self._rest, self._begun = self._begun[1], None
+            n = 1 + sum(1 for _ in itertools.islice(self._rest, first - 1))
+            if n < first:
+                raise DataError(
+                    f"The iterable gave {n} batches, and {first} of the epoch were done already. "
+                    f"To go on it has to give the same batches again."
+                )
+        return None
+
+    def begin_again(self) -> None:
+        """Forget that a pass was begun, where the iterable can be passed through again."""
+        if not isinstance(self._source, Iterator):
+            self._begun = None
+
+    def batches(self, size: int, order: Any = None, first: int = 0) -> Iterator[Batch]:
+        """Yield the batches of a pass; ``first`` is how many of them were passed over."""
+        rest, self._rest = self._rest, None
+        if rest is None:
+            batch, rest = self._begun or self._begin()
+            self._begun, first = None, 1
+            yield batch
+        for i, item in enumerate(rest, first):
             yield self._moved(item, i)
 
     def _begin(self) -> tuple[Batch, Iterator[Any]]:
+        self.start = random.default_generator().state_dict()
         rest = iter(self._source)
         for item in rest:
             return self._moved(item, 0), rest

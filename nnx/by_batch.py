@@ -9,9 +9,9 @@ from nnx import diagnose
 from nnx.batches import ArrayData, ClassWeight
 from nnx.errors import NonFiniteError
 from nnx.fit import _check_class_weight, _place, _probe, _settle_device, compiled, predict
-from nnx.loop import Totals, measure, mode
+from nnx.loop import measure, mode
 from nnx.nn.module import Module
-from nnx.outputs import n_rows
+from nnx.outputs import Totals, n_rows
 from nnx.tape import enable_grad
 from nnx.tensor import Tensor
 
@@ -51,7 +51,7 @@ def train_on_batch(
                 f"they were before. Check the data, scale it, or lower the learning rate (now "
                 f"{setup.optimizer.lr:g})."
             )
-    tally, totals = setup.tally(), Totals(setup)
+    tally, totals = setup.tally(), Totals(setup.loss)
     tally.add(prediction, targets)
     totals.add([number], [[part.item()] for part in parts], data.rows)
     return {**totals.figures(), **tally.results()}

@@ -1,4 +1,4 @@
-"""Callbacks: what happens beside training, under Keras's hook names."""
+"""Callbacks: what happens beside training, under Keras's hook names, and one for Ctrl-C."""
 
 from __future__ import annotations
 
@@ -24,12 +24,33 @@ class Callback:
     ``verbose``. Epochs and batches count from 0. ``logs`` at the end of a batch has ``loss``, the
     mean of the epoch so far; at the end of an epoch all that History keeps of it. Setting
     ``self.model.stop_training = True`` ends training after the running epoch.
+
+    ``training`` is the `nnx.resume.Training` that goes on: ``self.training.save(path)`` writes a
+    checkpoint. What a callback keeps between epochs goes into it under the names in ``kept``.
     """
 
     model: Any = None
     params: Mapping[str, Any] = {}
+    training: Any = None
     every_batch: bool = True
     """Whether the batch hooks are to run at every batch; else some batches are passed over."""
+    comes_last: bool = False
+    """Whether its hooks run after those of the callbacks that do not ask for it."""
+    kept: tuple[str, ...] = ()
+    """The attributes that a training needs to go on: numbers, texts, arrays, lists, dicts."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of this callback."""
+        return {name: getattr(self, name) for name in self.kept}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`; run after `on_train_begin`."""
+        for name in self.kept:
+            setattr(self, name, state[name])
+
+    def due_in(self) -> int | None:
+        """Return within how many steps the batch hooks are to run, where some are passed over."""
+        return None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Run before the first epoch."""
@@ -48,6 +69,9 @@ class Callback:
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Run after a step."""
+
+    def on_interrupt(self, logs: Logs | None = None) -> None:
+        """Run when Ctrl-C ends training, after a whole step."""
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
         """Run before a validation."""
@@ -92,8 +116,10 @@ class Hooks:
                     f"nnx.callbacks.Callback. Subclass it; give an instance, not the class."
                 )
             callback.model, callback.params = model, params
+        self.callbacks.sort(key=lambda callback: callback.comes_last)
         for hook in HOOKS:
             setattr(self, hook, [getattr(c, hook) for c in self.callbacks if _overrides(c, hook)])
+        self._asking = [c for c in self.callbacks if _overrides(c, "due_in")]
         self.every_batch = any(
             c.every_batch
             and (_overrides(c, "on_train_batch_begin") or _overrides(c, "on_train_batch_end"))
@@ -102,6 +128,7 @@ class Hooks:
 
     on_train_begin: list[Callable[[Logs | None], None]]
     on_train_end: list[Callable[[Logs | None], None]]
+    on_interrupt: list[Callable[[Logs | None], None]]
     on_epoch_begin: list[Callable[[int, Logs | None], None]]
     on_epoch_end: list[Callable[[int, Logs | None], None]]
     on_train_batch_begin: list[Callable[[int, Logs | None], None]]
@@ -114,6 +141,11 @@ class Hooks:
     on_predict_end: list[Callable[[Logs | None], None]]
     on_predict_batch_begin: list[Callable[[int, Any], None]]
     on_predict_batch_end: list[Callable[[int, Any], None]]
+
+    def due_in(self, most: int) -> int:
+        """Return how many steps may be done at once, of those that there are."""
+        asked = [c.due_in() for c in self._asking]
+        return max(1, min([most, *(n for n in asked if n is not None)]))
 
     def close(self) -> None:
         """Close all of them, the last first."""
@@ -205,6 +237,8 @@ class EarlyStopping(_Monitor):
     network ends with those of its best epoch, the first of equal ones.
     """
 
+    kept = ("_best", "_waited", "_weights", "stopped_epoch")
+
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -225,6 +259,12 @@ class EarlyStopping(_Monitor):
         """Start anew."""
         self._best, self._waited, self._weights = math.inf, 0, None
         self.stopped_epoch = None
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on; with more patience than before also where it had stopped."""
+        super().load_state_dict(state)
+        if self.stopped_epoch is not None:
+            self.model.stop_training = self._waited >= self.patience
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Look at the figure."""
@@ -251,6 +291,8 @@ class ReduceLROnPlateau(_Monitor):
     no less than ``min_lr``; for ``cooldown`` epochs after that none is counted. ``mode`` as in
     `EarlyStopping`. Source: Keras, whose names and defaults these are.
     """
+
+    kept = ("_best", "_waited", "_cooling")
 
     def __init__(
         self,
@@ -307,21 +349,71 @@ def _whole(kind: str, name: str, value: Any) -> int:
 class Checkpoint(_Monitor):
     """Saves the training after every epoch, or with ``monitor`` after each that was the best.
 
-    ``fit(..., resume=path)`` goes on from the file exactly, and `nnx.nn.load` reads its network.
+    Without ``monitor`` it saves also after every ``every_steps`` steps and every ``every_s``
+    seconds, and on Ctrl-C. ``fit(..., resume=path)`` goes on from the file exactly, and
+    `nnx.nn.load` reads its network. The file that it replaces stays as ``<path>.previous``, and
+    `fit` goes on from that one where the newest is damaged.
+    Raises: DataError for settings that do not fit; CheckpointError where a file cannot be written,
+    which ends the training.
     """
 
+    every_batch = False
+    comes_last = True
+
     def __init__(
-        self, path: str | os.PathLike[str], *, monitor: str | None = None, mode: str = "auto"
+        self,
+        path: str | os.PathLike[str],
+        *,
+        monitor: str | None = None,
+        mode: str = "auto",
+        every_steps: int | None = None,
+        every_s: float | None = None,
     ) -> None:
         super().__init__(monitor or "", mode)
+        if monitor and (every_steps is not None or every_s is not None):
+            raise DataError("Checkpoint: monitor keeps the best epoch; every_steps and every_s "
+                            "save what is newest. Use two, with a path each.")  # fmt: skip
+        if every_steps is not None and (type(every_steps) is not int or every_steps < 1):
+            raise DataError(f"Checkpoint: every_steps is a whole number from 1 on, "
+                            f"got {every_steps!r}.")  # fmt: skip
+        if every_s is not None and not every_s >= 0:
+            raise DataError(f"Checkpoint: every_s is 0 or more seconds, got {every_s!r}.")
         self.path = path
+        self.kept = ("_best",) if monitor else ()
+        self._every_steps, self._every_s = every_steps, every_s
+        self._step, self._time_s = 0, time.monotonic()
+
+    def save(self) -> None:
+        """Save the training as it stands."""
+        self.training.save(self.path)
+        self._step, self._time_s = self.training.running.step, time.monotonic()
+
+    def due_in(self) -> int | None:
+        """Return how many steps are left until the next save."""
+        if self._every_steps is None:
+            return None
+        return self._step + self._every_steps - int(self.training.running.step)
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Count steps from here: the start of the epoch, or where it goes on."""
+        self._step = self.training.running.step
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Save if it is due."""
+        left = self.due_in()
+        late = self._every_s is not None and time.monotonic() - self._time_s >= self._every_s
+        if late or (left is not None and left <= 0):
+            self.save()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Save."""
-        from nnx import checkpoint
-
+        """Save, if it was the best or none is asked for."""
         if not self.monitor or self._improved(logs):
-            checkpoint.save_training(self.path, self.model, epoch=epoch + 1)
+            self.save()
+
+    def on_interrupt(self, logs: Logs | None = None) -> None:
+        """Save the step that Ctrl-C came after."""
+        if not self.monitor and not self.training.is_saved:
+            self.save()
 
 
 class CSVLogger(Callback):

@@ -1,5 +1,7 @@
 """Files that hold a network, or a training run: safetensors with a digest, replaced in one step.
 
+What a file has of a training run is in `nnx.resume`.
+
 The format is safetensors, so that other programs can read it. The first entry of its metadata is
 the SHA-256 of the whole file, taken with that entry's 64 digits as zeros; no value is used before
 it is verified. A file is first written beside its target under one fixed temporary name and takes
@@ -13,9 +15,9 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from nnx.errors import CheckpointError, DataError, NnxError, ShapeError
+from nnx.errors import CheckpointError, NnxError, ShapeError
 from nnx.files import replace_file
 
 if TYPE_CHECKING:
@@ -48,8 +50,10 @@ def save(model: Module, path: Path) -> None:
     written and its class's name; `load_weights` reads them. Raises: CheckpointError where the
     system refuses (an older file is then as it was); DataError before the module is built.
     """
-    described = {"architecture": _architecture(model), "class": type(model).__name__}
-    write_tensors(path, model.state_dict(), _texts("model", **described))
+    from nnx.facts import architecture
+
+    described = {"architecture": architecture(model), "class": type(model).__name__}
+    write_tensors(path, model.state_dict(), texts_of("model", **described))
 
 
 def load(path: Path) -> Module:
@@ -93,17 +97,18 @@ def load_weights(path: Path, model: Module) -> None:
 
 def _weights(path: Path) -> tuple[dict[str, Any], Texts]:
     """Return the parameters of the network in a file, and its texts."""
-    arrays, texts = _opened(path, ("model", "training"))
-    return (_within("model.", arrays) if texts["kind"] == "training" else arrays), texts
+    arrays, texts = read_tensors(path)
+    check_kind(path, texts, ("model", "training"))
+    return (within("model.", arrays) if texts["kind"] == "training" else arrays), texts
 
 
-def _texts(kind: str, **more: str) -> Texts:
+def texts_of(kind: str, **more: str) -> Texts:
+    """Return the metadata of a file of a kind."""
     return {"format": f"nnx {FORMAT}", "kind": kind, **more}
 
 
-def _opened(path: Path, kinds: tuple[str, ...]) -> tuple[dict[str, Any], Texts]:
-    """Return what is in a file of one of these kinds."""
-    arrays, texts = read_tensors(path)
+def check_kind(path: Path, texts: Texts, kinds: tuple[str, ...]) -> None:
+    """Refuse a file of none of these kinds, or of a newer nnx."""
     form, kind = texts.get("format"), texts.get("kind")
     if form != f"nnx {FORMAT}" or kind not in kinds:
         raise CheckpointError(
@@ -111,111 +116,22 @@ def _opened(path: Path, kinds: tuple[str, ...]) -> tuple[dict[str, Any], Texts]:
             f"{' or '.join(kinds)} in format 'nnx {FORMAT}'. "
             + ("Name the other file." if form == f"nnx {FORMAT}" else "Update nnx to read it.")
         )
-    return arrays, texts
 
 
-def _within(prefix: str, arrays: Arrays) -> dict[str, Any]:
+def within(prefix: str, arrays: Arrays) -> dict[str, Any]:
+    """Return the arrays whose names begin so, by the rest of their names."""
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-
-
-# Trainings
-
-
-class Progress(NamedTuple):
-    """How far a training had come: the epochs done, and what History had of them."""
-
-    epoch: int
-    epochs: list[int]
-    history: dict[str, list[float]]
-
-
-def save_training(path: Path, model: Module, *, epoch: int) -> None:
-    """Write all that a training needs to go on exactly after ``epoch`` finished epochs.
-
-    That is the network, the optimizer's slots and step count, the state of the random generator,
-    and the history. `load` reads the network from it too.
-    Raises: as `save`; DataError for a model that was not compiled.
-    """
-    from nnx import random
-    from nnx.fit import compiled
-
-    optimizer, history = compiled(model).optimizer, getattr(model, "history", None)
-    arrays = {f"model.{key}": array for key, array in model.state_dict().items()}
-    arrays |= {f"optimizer.{key}": array for key, array in optimizer.state_dict().items()}
-    training = {
-        "epoch": epoch,
-        "epochs": history.epoch if history else [],
-        "history": history.history if history else {},
-        "optimizer": type(optimizer).__name__,
-        "random": random.default_generator().state_dict(),
-    }
-    texts = {"architecture": _architecture(model), "class": type(model).__name__}
-    write_tensors(path, arrays, _texts("training", training=json.dumps(training), **texts))
-
-
-def load_training(path: Path, model: Module) -> Progress:
-    """Put a compiled and built model, its optimizer and the random generator where they were.
-
-    `fit` does this for its ``resume``. On an error nothing is changed.
-    Raises: CheckpointError as `load`, and for another architecture or optimizer (said which).
-    """
-    from nnx import random
-    from nnx.fit import compiled
-
-    arrays, texts = _opened(path, ("training",))
-    if "training" not in texts:
-        raise CheckpointError(f"{os.fspath(path)} lacks the state of its training. Train again.")
-    training, optimizer = json.loads(texts["training"]), compiled(model).optimizer
-    _check_same(path, model, optimizer, texts, training)
-    generator = random.default_generator()
-    weights, position = model.state_dict(), generator.state_dict()
-    try:
-        generator.load_state_dict(training["random"])
-        model.load_state_dict(_within("model.", arrays))
-        optimizer.bind(model).load_state_dict(_within("optimizer.", arrays))
-    except NnxError as error:
-        generator.load_state_dict(position)
-        model.load_state_dict(weights)
-        raise CheckpointError(f"{os.fspath(path)} does not fit this model: {error}") from error
-    return Progress(training["epoch"], training["epochs"], training["history"])
-
-
-def _check_same(
-    path: Path, model: Module, optimizer: Any, texts: Texts, training: Mapping[str, Any]
-) -> None:
-    """Refuse a training of another network or optimizer."""
-    if not model.built:
-        raise DataError("load_training: the model has no parameters yet. Call it on an example.")
-    kind = type(optimizer).__name__
-    if training["optimizer"] != kind:
-        raise CheckpointError(
-            f"{os.fspath(path)} is of a training with {training['optimizer']}, this model is "
-            f"compiled with {kind}. Compile it with the same optimizer to go on."
-        )
-    saved, here = texts["architecture"], _architecture(model)
-    if saved and here and saved != here:
-        raise CheckpointError(
-            f"{os.fspath(path)} is of another network. In the file: {saved}; here: {here}. Build "
-            f"the model as it was."
-        )
-
-
-def _architecture(model: Module) -> str:
-    """Return a network's description; empty for a user's own module, which code builds again."""
-    from nnx.nn import to_config
-
-    try:
-        return json.dumps(to_config(model))
-    except CheckpointError:
-        return ""
 
 
 # Named arrays in a file
 
 
-def write_tensors(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
+def write_tensors(
+    path: Path, arrays: Arrays, metadata: Mapping[str, str], *, keep_previous: bool = False
+) -> None:
     """Write named arrays and texts; equal contents give equal bytes.
 
+    With ``keep_previous`` the file that was there is kept, see `nnx.files.previous_of`.
     Raises: CheckpointError where the system refuses (the file that was there before is then as it
     was), or for a data type that NumPy or safetensors lacks.
     """
@@ -224,7 +140,7 @@ def write_tensors(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> No
     for block in blocks:
         digest.update(block)
     signed = header[: _DIGEST.start] + digest.hexdigest().encode() + header[_DIGEST.stop :]
-    replace_file(path, [memoryview(signed), *blocks])
+    replace_file(path, [memoryview(signed), *blocks], keep_previous=keep_previous)
 
 
 def _packed(arrays: Arrays, metadata: Mapping[str, str]) -> tuple[bytes, list[memoryview]]:
@@ -261,10 +177,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], Texts]:
     content = _content(path)
     if not content[8:].startswith(_START):
         _explain_foreign(path, content)
-    digest = hashlib.sha256(content[: _DIGEST.start])
-    digest.update(_BLANK.encode())
-    digest.update(memoryview(content)[_DIGEST.stop :])
-    if content[_DIGEST] != digest.hexdigest().encode():
+    if not _is_whole(content):
         raise CheckpointError(
             f"{os.fspath(path)} is damaged or cut off: its {len(content):,} bytes do not have the "
             f"SHA-256 that stands in it. Copy it again from where it came, or use an older one."
@@ -274,6 +187,21 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], Texts]:
     metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
     del metadata["sha256"]
     return parse(content), metadata
+
+
+def _is_whole(content: bytes) -> bool:
+    digest = hashlib.sha256(content[: _DIGEST.start])
+    digest.update(_BLANK.encode())
+    digest.update(memoryview(content)[_DIGEST.stop :])
+    return content[_DIGEST] == digest.hexdigest().encode()
+
+
+def is_sound(path: Path) -> bool:
+    """Return whether there is a file whose bytes have the digest that stands in it."""
+    try:
+        return _is_whole(_content(path))
+    except CheckpointError:
+        return False
 
 
 def _content(path: Path) -> bytes:

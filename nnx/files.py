@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from nnx.errors import CheckpointError
 
 
-def replace_file(path: str | os.PathLike[str], blocks: list[memoryview]) -> None:
+def replace_file(
+    path: str | os.PathLike[str], blocks: list[memoryview], *, keep_previous: bool = False
+) -> None:
     """Put a file of these bytes in the place of ``path``: all of it, or nothing.
 
-    Written under one fixed temporary name, through to the disk, then renamed.
+    Written under one fixed temporary name, through to the disk, then renamed. With
+    ``keep_previous`` the file that it replaces stays, under the name of `previous_of`.
     Raises: CheckpointError where that fails; a file that was there before is as it was.
     """
     target = os.path.realpath(path)
@@ -21,6 +24,8 @@ def replace_file(path: str | os.PathLike[str], blocks: list[memoryview]) -> None
     try:
         with _removed_on_error(temporary):
             _write_through(temporary, blocks)
+            if keep_previous:
+                _keep(target)
             os.replace(temporary, target)
     except OSError as error:
         raise CheckpointError(
@@ -34,6 +39,37 @@ def replace_file(path: str | os.PathLike[str], blocks: list[memoryview]) -> None
             f"{os.fspath(path)!r} was saved, but its folder could not be written through to the "
             f"disk: {error.strerror}. It may be gone after a power cut: save it again."
         ) from error
+
+
+def previous_of(path: str | os.PathLike[str]) -> str:
+    """Return the name under which `replace_file` keeps what it replaced."""
+    return f"{os.path.realpath(path)}.previous"
+
+
+def _keep(target: str) -> None:
+    """Give a file its second name; it keeps its first until another file takes that."""
+    previous = previous_of(target)
+    second = f"{previous}.tmp"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(second)  # of a program that was killed
+    with _removed_on_error(second):
+        try:
+            os.link(target, second)
+        except FileNotFoundError:
+            return  # nothing to keep
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            with open(target, "rb") as file:
+                _write_through(second, [memoryview(file.read())])
+        os.replace(second, previous)
+    # Where both were one file already, the rename has done nothing.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(second)
+
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
+"""What file systems without hard links answer, such as those of memory cards."""
 
 
 @contextlib.contextmanager

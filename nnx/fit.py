@@ -22,7 +22,8 @@ from nnx.batches import (
 from nnx.callbacks import Callback, History, Hooks, shown
 from nnx.device import Device
 from nnx.device import device as open_device
-from nnx.errors import DataError, LabelError, NnxError, ShapeError
+from nnx.errors import DataError, DeviceError, LabelError, NnxError, ShapeError
+from nnx.facts import facts_of
 from nnx.loop import (
     EVALUATION_ROWS,
     Compiled,
@@ -37,6 +38,7 @@ from nnx.nn import losses
 from nnx.nn.module import Module
 from nnx.ops.loss import binary_cross_entropy, check_classes, cross_entropy
 from nnx.outputs import Asked, Several, called, names_of, takes
+from nnx.resume import Saved, Training, read
 from nnx.rows import array_data
 from nnx.tape import no_grad
 from nnx.tensor import Tensor, asarray
@@ -249,6 +251,13 @@ def _settle_device(
     data.to(_place(model))
 
 
+def _go_where_it_was(model: Module, setup: Compiled, saved: Saved) -> None:
+    """Go on with the device that device="auto" chose, where it is here too."""
+    with contextlib.suppress(DeviceError):
+        model.to(open_device(saved.device))
+        setup.auto = False
+
+
 # The four functions
 
 
@@ -281,7 +290,10 @@ def fit(
     ``validation_split`` keeps the last part of the arrays, before they are shuffled. Shuffles come
     from nnx.random: one seed gives the same on every device. Training runs over the epochs
     ``initial_epoch`` to ``epochs`` - 1. ``resume`` is a file of `nnx.callbacks.Checkpoint`: goes on
-    from it exactly.
+    from the step it was saved after, on the same device bit for bit as if nothing had happened, on
+    another with the same shuffles and masks. An iterable's batches of that epoch that were done are
+    passed over, so it has to give the same again. Where the file is damaged the one before it is
+    taken, with a warning; a file of another training is refused (CheckpointError).
     ``jit`` compiles the training step for the model's device, see `nnx.jit`. Without it each op
     runs by itself: slower, and ``forward`` may print, and branch on values.
     ``sample_weight`` and ``class_weight`` multiply the loss of each row; the mean is over all rows.
@@ -294,7 +306,10 @@ def fit(
     setup = compiled(model)
     size, last = _whole("batch_size", batch_size, 1), _whole("epochs", epochs, 1)
     first = _whole("initial_epoch", initial_epoch, 0)
+    saved = None if resume is None else read(resume)
     split = _check_split(validation_split, validation_data, x)
+    if saved is not None and setup.auto:
+        _go_where_it_was(model, setup, saved)
     data = open_data(_place(model), x, y, sample_weight)
     validation: Data | None = None
     if split:
@@ -302,6 +317,7 @@ def fit(
         data, validation = data.split(split)
     prediction = _probe(model, setup, data, size)
     setup.optimizer.bind(model)
+    given = data.weight if isinstance(data, ArrayData) else None
     if class_weight is not None:
         n_classes = 0 if isinstance(setup.loss, Several) else prediction.shape[-1]
         data.weigh(_place(model), _check_class_weight(class_weight, n_classes))
@@ -319,17 +335,27 @@ def fit(
         model,
         {"epochs": last, "steps": data.steps(size), "verbose": verbose},
     )
-    if resume is not None:
-        first = _resumed(resume, model, history)
+    facts = facts_of(
+        model, setup, size=size, shuffle=bool(shuffle), data=data, validation=validation,
+        class_weight=class_weight, weight=given,
+    )  # fmt: skip
+    training = Training(model, setup, hooks, history, data, facts)
+    training.enter(first)
+    if saved is not None:
+        training.take(saved)
     vars(model)["history"] = history
-    loop = Loop(model, setup, hooks, data, validation, size, last, bool(jit))
+    loop = Loop(model, setup, hooks, training, data, validation, size, last, bool(jit))
     try:
-        loop.run(range(first, last), shuffle=bool(shuffle))
+        for callback in hooks.callbacks:
+            callback.training = training
+        loop.run(range(training.epoch, last), shuffle=bool(shuffle))
     except KeyboardInterrupt:
         history.interrupted = True
         raise
     finally:
         hooks.close()
+        for callback in hooks.callbacks:
+            callback.training = None  # it holds the data
     return history
 
 
@@ -345,14 +371,6 @@ def _open_pair(place: Place, validation_data: Any) -> Data:
     if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
         raise DataError("validation_data is (x, y), (x, y, weights) or an iterable of batches.")
     return open_data(place, *validation_data)
-
-
-def _resumed(path: Any, model: Module, history: History) -> int:
-    from nnx import checkpoint
-
-    progress = checkpoint.load_training(path, model)
-    history.epoch, history.history = list(progress.epochs), dict(progress.history)
-    return progress.epoch
 
 
 def evaluate(

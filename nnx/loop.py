@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from nnx import diagnose, random
+from nnx import diagnose
 from nnx.batches import ArrayData, Batch, Data
 from nnx.callbacks import History, Hooks, Logs
 from nnx.epoch import Epoch
@@ -24,7 +24,8 @@ from nnx.nn.module import Module
 from nnx.op import recording
 from nnx.ops import reduce
 from nnx.optim import Optimizer
-from nnx.outputs import Asked, Form, Several, SeveralTally, called, form_of, n_rows
+from nnx.outputs import Asked, Form, Several, SeveralTally, Totals, called, form_of, n_rows
+from nnx.resume import Training
 from nnx.rows import RowData
 from nnx.tape import enable_grad, no_grad
 from nnx.tensor import Tensor
@@ -228,7 +229,7 @@ def measure(
     Nothing is recorded, and layers run as in `Module.eval`.
     """
     hooks = hooks or Hooks((), model, {})
-    totals, tally = Totals(setup), setup.tally()
+    totals, tally = Totals(setup.loss), setup.tally()
     with no_grad(), mode(model, training=False):
         for call in hooks.on_test_begin:
             call(None)
@@ -245,29 +246,6 @@ def measure(
         for call in hooks.on_test_end:
             call(logs)
     return logs
-
-
-class Totals:
-    """Sums of losses over rows: of the loss, and of that of each output."""
-
-    def __init__(self, setup: Compiled) -> None:
-        self._loss = setup.loss
-        self.total, self.rows = 0.0, 0
-        self._parts = [0.0] * len(getattr(setup.loss, "names", ()))
-
-    def add(self, losses: list[float], parts: list[list[float]], size: int) -> None:
-        """Take in steps of so many rows each."""
-        for number in losses:
-            self.total += number * size
-        for i, numbers in enumerate(parts):
-            for number in numbers:
-                self._parts[i] += number * size
-        self.rows += size * len(losses)
-
-    def figures(self) -> Logs:
-        """Return the means by name."""
-        parts = self._loss.figures(self._parts, self.rows) if self._parts else {}
-        return {"loss": self.total / self.rows, **parts}
 
 
 # Ctrl-C
@@ -326,6 +304,7 @@ class Loop:
         model: Module,
         setup: Compiled,
         hooks: Hooks,
+        training: Training,
         data: Data,
         validation: Data | None,
         size: int,
@@ -333,7 +312,7 @@ class Loop:
         jitted: bool,
     ) -> None:
         self._model, self._setup, self._hooks = model, setup, hooks
-        self._data, self._validation = data, validation
+        self._training, self._data, self._validation = training, data, validation
         self._size, self._last = size, last
         self._step = setup.step(model, jitted)
         self._at_once = 8
@@ -353,11 +332,14 @@ class Loop:
         with _CtrlC() as ctrl_c, mode(model, training=True), enable_grad():
             for call in hooks.on_train_begin:
                 call(None)
+            if self._training.restore():
+                epochs = epochs[:0]
             for epoch in epochs:
                 for call_at in hooks.on_epoch_begin:
                     call_at(epoch, None)
                 logs = self._steps(epoch, shuffle, ctrl_c)
                 logs |= self._validated()
+                self._training.enter(epoch + 1)
                 for call_at in hooks.on_epoch_end:
                     call_at(epoch, logs)
                 if ctrl_c.noted:
@@ -370,21 +352,19 @@ class Loop:
     def _steps(self, epoch: int, shuffle: bool, ctrl_c: _CtrlC) -> Logs:
         """Go through the data once; return the means over it."""
         model, setup, hooks, data = self._model, self._setup, self._hooks, self._data
-        order = None
-        if shuffle and isinstance(data, ArrayData):
-            backend = model.device.backend
-            order = backend.permutation(random.default_generator(), data.rows)
-        tally, totals, step = setup.tally(), Totals(setup), 0
-        for block in self._blocks(epoch, order):
+        order = self._training.begin_pass(shuffle)
+        done = self._training.running
+        totals = done.totals
+        for block in self._blocks(epoch, order, done.step):
             totals.add(block.losses, block.parts, block.size)
-            step += len(block.losses)
-            tally.add(block.prediction, block.y)
+            done.step += len(block.losses)
+            done.tally.add(block.prediction, block.y, block.size)
             if hooks.on_train_batch_end:
                 logs = totals.figures()
                 for call in hooks.on_train_batch_end:
-                    call(step - 1, logs)
+                    call(done.step - 1, logs)
             if ctrl_c.noted and totals.rows != data.rows:
-                self._interrupted(epoch, step)
+                self._interrupted(epoch, done.step)
         fine = all(map(diagnose.is_finite, setup.optimizer.params))  # without walking the tree
         bad = None if fine else diagnose.bad_parameter(model)
         if bad:
@@ -392,18 +372,18 @@ class Loop:
                 f"In epoch {epoch + 1} of {self._last} every loss was finite, but now {bad}: a "
                 f"gradient overflowed in its last step. {_advice(setup.optimizer)}"
             )
-        return {**totals.figures(), **tally.results()}
+        return {**totals.figures(), **done.tally.results()}
 
-    def _blocks(self, epoch: int, order: Any) -> Iterator[Block]:
-        """Do the steps of an epoch: one by one, or many at once where nothing comes between."""
+    def _blocks(self, epoch: int, order: Any, first: int) -> Iterator[Block]:
+        """Do an epoch's steps from one on: each by itself, or many where nothing is between."""
         data, size = self._data, self._size
         jitted, suspect = self._step, self._suspect
         alone = suspect or self._hooks.every_batch
         if alone or not isinstance(data, ArrayData) or not isinstance(jitted, JittedStep):
-            for step, batch in enumerate(data.batches(size, order)):
+            for step, batch in enumerate(data.batches(size, order, first), first):
                 yield self._one(epoch, step, order, batch, suspect)
             return
-        cut, step, n = data.cutter(size, order), 0, data.rows // size
+        cut, step, n = data.cutter(size, order), first, data.rows // size
         many = None
         while step < data.steps(size):
             # The first step makes what the others repeat; the last may be smaller.
@@ -436,7 +416,7 @@ class Loop:
         n_inputs = len(flatten(data.x)[0])
         kept = range(n_inputs, n_inputs + len(targets))
         start = time.perf_counter()
-        steps = many.run(step, min(self._at_once, n - step), order, kept)
+        steps = many.run(step, self._hooks.due_in(min(self._at_once, n - step)), order, kept)
         if steps is None or not steps.done:
             return None
         time_s = (time.perf_counter() - start) / steps.done
@@ -467,10 +447,15 @@ class Loop:
         done = f"after {epochs} of {self._last} epochs"
         if steps:
             done += f" and {steps} of {self._data.steps(self._size) or 'many'} steps"
+        for call in self._hooks.on_interrupt:
+            call(None)
+        go_on = f"initial_epoch={epochs}"
+        if self._training.is_saved and self._training.saved is not None:
+            go_on = f"resume={self._training.saved[0]!r}"
         raise TrainingInterrupted(
             f"Training was stopped by Ctrl-C {done}. The model keeps what it has learned, and "
             f"model.history the finished epochs. To go on: "
-            f"model.fit(..., epochs={self._last}, initial_epoch={epochs}).",
+            f"model.fit(..., epochs={self._last}, {go_on}).",
             vars(self._model)["history"],
         )
 

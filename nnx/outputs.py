@@ -276,15 +276,58 @@ class SeveralTally:
         self._loss = loss
         self._tallies = [Tally(found) for found in loss.metrics]
 
-    def add(self, predictions: Any, targets: Any) -> None:
-        """Take in a batch."""
+    def add(self, predictions: Any, targets: Any, size: int | None = None) -> None:
+        """Take in a batch, or many of ``size`` rows."""
         pairs = self._loss.paired(predictions, targets)
         for tally, pair in zip(self._tallies, pairs, strict=True):
-            tally.add(*pair)
+            tally.add(*pair, size)
+
+    def state(self) -> list[Any]:
+        """Return all that was taken in, as `restore` takes it."""
+        return [tally.state() for tally in self._tallies]
+
+    def restore(self, state: Sequence[Any]) -> None:
+        """Go on from a `state`."""
+        for tally, kept in zip(self._tallies, state, strict=True):
+            tally.restore(kept)
 
     def results(self) -> dict[str, float]:
         """Return what all batches so far amount to, by name."""
         return {key: value for tally in self._tallies for key, value in tally.results().items()}
+
+
+class Totals:
+    """Sums of losses over rows: of the loss, and of that of each output."""
+
+    def __init__(self, loss: Any) -> None:
+        self._loss = loss
+        self.total, self.rows = 0.0, 0
+        self.parts = [0.0] * len(getattr(loss, "names", ()))
+
+    def add(self, losses: list[float], parts: list[list[float]], size: int) -> None:
+        """Take in steps of so many rows each."""
+        for number in losses:
+            self.total += number * size
+        for i, numbers in enumerate(parts):
+            for number in numbers:
+                self.parts[i] += number * size
+        self.rows += size * len(losses)
+
+    def figures(self) -> dict[str, float]:
+        """Return the means by name."""
+        parts = self._loss.figures(self.parts, self.rows) if self.parts else {}
+        return {"loss": self.total / self.rows, **parts}
+
+    def state(self) -> list[Any]:
+        """Return the sums, as `restore` takes them."""
+        return [self.rows, self.total, self.parts]
+
+    def restore(self, state: Sequence[Any]) -> None:
+        """Go on from a `state`. Raises: ValueError for one of other outputs."""
+        rows, total, parts = state
+        if type(rows) is not int or rows < 0 or len(parts) != len(self.parts):
+            raise ValueError(f"{state!r} are no sums of this training's losses")
+        self.rows, self.total, self.parts = rows, float(total), [float(part) for part in parts]
 
 
 Form = Any

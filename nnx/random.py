@@ -422,6 +422,16 @@ def default_generator() -> Generator:
     return _default
 
 
+_chosen = False
+
+
 def seed(seed: int) -> None:
     """Start the default generator again from its first block, with this seed."""
+    global _chosen
     _default.load_state_dict({"seed": seed, "stream": 0, "block": 0})
+    _chosen = True
+
+
+def seed_was_chosen() -> bool:
+    """Return whether `seed` was called; else the seed is the system's, and no one's wish."""
+    return _chosen

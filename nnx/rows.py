@@ -11,6 +11,7 @@ from typing import Any
 
 from nnx import dtypes
 from nnx.batches import ArrayData, Batch, ClassWeight, Place, _by_class, check_partners
+from nnx.device import Device
 from nnx.tensor import Tensor, asarray
 from nnx.tree import flatten
 
@@ -69,6 +70,14 @@ class RowData(ArrayData):
         part.y, part.weight = rebuild([Tensor(t.array[rows, ...], t.device) for t in columns])
         part.rows = part._x.shape[0]
         return part
+
+    @property
+    def _device(self) -> Device:
+        return self._place.device
+
+    def sources(self) -> tuple[Any, Any]:
+        """Return the inputs and the targets whole, as host arrays where they are such."""
+        return self._x, self.y if self._y is None else self._y
 
     def cutter(self, size: int, order: Any = None) -> Callable[[int], Batch]:
         """Return a function from a step's number to its batch."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import os
 import random
 import signal
@@ -17,10 +16,8 @@ import pytest
 import safetensors.numpy
 
 import nnx
-from nnx import checkpoint, nn, optim
-from nnx.callbacks import Checkpoint, LambdaCallback
+from nnx import checkpoint, nn
 from nnx.errors import CheckpointError, DataError
-from nnx.fit import TrainingInterrupted
 
 ARRAYS = {
     "a.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -375,135 +372,3 @@ def test_kill_while_saving_never_loses_the_file(tmp_path):
         assert held(path) >= 1.0
     writer(path, 1.0)
     assert os.listdir(tmp_path) == ["x.safetensors"]
-
-
-# Trainings
-
-X = nnx.random.Generator(5).host_normal(0.0, 1.0, (50, 4))
-Y = nnx.random.Generator(6).host_integers(3, shape=50)
-
-
-def compiled(device="numpy", optimizer=None):
-    model = network()
-    model.compile(optimizer or optim.Adam(0.01), "cross_entropy", ["accuracy"], device)
-    return model
-
-
-def everything(model):
-    optimizer = nnx.fit.compiled(model).optimizer
-    state = {f"m.{k}": v for k, v in model.state_dict().items()}
-    state |= {f"o.{k}": v for k, v in optimizer.state_dict().items()}
-    return state
-
-
-@pytest.mark.parametrize("device", ["numpy", "loops", "array_api:array_api_strict"])
-def test_resumed_training_equals_uninterrupted_bit_for_bit(tmp_path, device):
-    settings = {"batch_size": 8, "epochs": 4, "validation_split": 0.2}
-    whole = compiled(device)
-    history = whole.fit(X, Y, **settings).history
-    end = nnx.random.default_generator().state_dict()
-
-    path = tmp_path / "run.safetensors"
-    model = compiled(device)
-
-    def interrupt(batch, logs):
-        if batch == 2 and len(model.history.epoch) == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    stop = LambdaCallback(on_train_batch_end=interrupt)
-    with pytest.raises(TrainingInterrupted, match="initial_epoch=2"):
-        model.fit(X, Y, **settings, callbacks=[Checkpoint(path), stop])
-
-    again = compiled(device)
-    nnx.random.seed(999)
-    resumed = again.fit(X, Y, **settings, resume=path)
-    assert resumed.epoch == [0, 1, 2, 3] and resumed.history == history
-    assert same(everything(again), everything(whole))
-    assert nnx.random.default_generator().state_dict() == end
-    assert not same(everything(again), everything(model))
-
-
-def test_resume_of_a_finished_training_does_nothing(tmp_path):
-    path = tmp_path / "run.safetensors"
-    model = compiled()
-    model.fit(X, Y, epochs=2, callbacks=[Checkpoint(path)])
-    again = compiled()
-    assert again.fit(X, Y, epochs=2, resume=path).epoch == [0, 1]
-    assert same(everything(again), everything(model))
-
-
-def test_training_file_holds_a_network_too(tmp_path):
-    path = tmp_path / "run.safetensors"
-    model = compiled()
-    model.fit(X, Y, epochs=1, callbacks=[Checkpoint(path)])
-    assert same(nn.load(path).state_dict(), model.state_dict())
-    progress = checkpoint.load_training(path, model)
-    assert progress.epoch == 1 and progress.history == model.history.history
-
-
-def test_own_module_resumes(tmp_path):
-    class Own(nn.Module):
-        def __init__(self):
-            self.a = nn.Dense(3, in_features=4)
-
-        def forward(self, x):
-            return self.a(x)
-
-    def make():
-        nnx.random.seed(1)
-        model = Own()
-        model.compile("adam", "cross_entropy")
-        return model
-
-    whole, first, second = make(), make(), make()
-    nnx.random.seed(2)
-    whole.fit(X, Y, epochs=2)
-    nnx.random.seed(2)
-    first.fit(X, Y, epochs=1, callbacks=[Checkpoint(tmp_path / "run")])
-    second.fit(X, Y, epochs=2, resume=tmp_path / "run")
-    assert same(everything(second), everything(whole))
-    with pytest.raises(CheckpointError, match="weights of Own"):
-        nn.load(tmp_path / "run")
-
-
-def test_resume_refuses_another_network_optimizer_or_file(tmp_path):
-    path = tmp_path / "run.safetensors"
-    model = compiled()
-    model.fit(X, Y, epochs=1, callbacks=[Checkpoint(path)])
-
-    def refused(other, words, file=path):
-        other(X)
-        nnx.fit.compiled(other).optimizer.bind(other)
-        before, state = everything(other), nnx.random.default_generator().state_dict()
-        with pytest.raises(CheckpointError, match=words):
-            checkpoint.load_training(file, other)
-        assert same(before, everything(other))
-        assert nnx.random.default_generator().state_dict() == state
-
-    refused(compiled(optimizer=optim.SGD(0.1)), "training with Adam.*compiled with SGD")
-    wider = nn.Sequential(nn.Dense(7), nn.Dense(3))
-    wider.compile("adam", "cross_entropy")
-    refused(wider, "another network")
-    model.save(tmp_path / "m.safetensors")
-    refused(compiled(), "holds a model", tmp_path / "m.safetensors")
-    arrays, metadata = checkpoint.read_tensors(path)
-    arrays["optimizer.0.extra"] = np.zeros(3)
-    checkpoint.write_tensors(path, arrays, metadata)
-    refused(compiled(), "optimizer.0.extra|0.extra")
-    training = json.loads(metadata["training"])
-    training["random"]["block"] = -1
-    del arrays["optimizer.0.extra"]
-    checkpoint.write_tensors(path, arrays, metadata | {"training": json.dumps(training)})
-    refused(compiled(), "block")
-
-
-def test_load_training_needs_a_compiled_and_built_model(tmp_path):
-    path = tmp_path / "run.safetensors"
-    model = compiled()
-    model.fit(X, Y, epochs=1, callbacks=[Checkpoint(path)])
-    with pytest.raises(DataError, match="not compiled"):
-        checkpoint.load_training(path, network())
-    with pytest.raises(DataError, match="no parameters yet"):
-        checkpoint.load_training(path, compiled())
-    with pytest.raises(CheckpointError, match="There is no file"):
-        compiled().fit(X, Y, resume=tmp_path / "none")

@@ -416,18 +416,35 @@ def test_resume_refuses_fewer_epochs_than_there_are(succeed, fail):
     assert "2 already" in fail(2, "train", "iris", "--resume", "--epochs", "1")
 
 
-@pytest.mark.parametrize("name", ["checkpoint.safetensors", "config.json"])
-def test_resume_from_a_damaged_file_fails_and_names_it(succeed, nnx_command, name):
+@pytest.mark.parametrize(
+    "names",
+    [["config.json"], ["checkpoint.safetensors", "checkpoint.safetensors.previous"]],
+)
+def test_resume_from_damaged_files_fails_and_names_them(succeed, nnx_command, names):
     succeed("train", "iris", *QUICK)
-    path = Path("runs/iris", name)
-    path.write_bytes(path.read_bytes()[:-20])
+    for name in names:
+        path = Path("runs/iris", name)
+        path.write_bytes(path.read_bytes()[:-20])
     status, _, err = nnx_command("train", "iris", "--resume", "--epochs", "3")
-    assert status == 1 and name in err and "Traceback" not in err
+    assert status == 1 and all(name in err for name in names) and "Traceback" not in err
+
+
+@pytest.mark.filterwarnings("default")
+def test_resume_goes_on_from_the_checkpoint_before_a_damaged_one(succeed, nnx_command):
+    succeed("train", "iris", "--device", "numpy", "--epochs", "4", "--out", "whole")
+    succeed("train", "iris", *QUICK)
+    path = Path("runs/iris/checkpoint.safetensors")
+    path.write_bytes(path.read_bytes()[:-20])
+    status, _, err = nnx_command("train", "iris", "--resume", "--epochs", "4")
+    assert status == 0 and f"{path} is damaged" in err and f"{path}.previous" in err
+    for name in ("model.safetensors", "history.csv"):
+        assert Path("runs/iris", name).read_bytes() == Path("whole", name).read_bytes(), name
 
 
 def test_resume_without_the_checkpoint_does_not_begin_anew(succeed, fail):
     succeed("train", "iris", *QUICK)
     Path("runs/iris/checkpoint.safetensors").unlink()
+    Path("runs/iris/checkpoint.safetensors.previous").unlink()
     assert "checkpoint.safetensors is gone" in fail(1, "train", "iris", "--resume", "--epochs", "3")
 
 
@@ -842,7 +859,7 @@ def test_terminal_without_colour_gets_none():
 
 
 def test_disk_that_refuses_the_first_save_leaves_an_earlier_run_whole(succeed, fail, monkeypatch):
-    from nnx import checkpoint
+    from nnx.resume import Training
 
     succeed("train", "iris", "--epochs", "2")
     before = {path.name: path.read_bytes() for path in Path("runs/iris").iterdir()}
@@ -850,7 +867,7 @@ def test_disk_that_refuses_the_first_save_leaves_an_earlier_run_whole(succeed, f
     def full(*_, **__):
         raise nnx.CheckpointError("Cannot save: no space left on device.")
 
-    monkeypatch.setattr(checkpoint, "save_training", full)
+    monkeypatch.setattr(Training, "save", full)
     assert "no space left" in fail(1, "train", "iris", "--epochs", "3", "--lr", "0.1")
     assert {p.name: p.read_bytes() for p in Path("runs/iris").iterdir()} == before
 

@@ -110,6 +110,27 @@ def test_r2_of_a_large_mean_keeps_its_digits():
     assert tally.results()["r2"] == pytest.approx(hand_r2(p, y), rel=1e-9)
 
 
+def test_many_batches_at_once_give_the_bits_of_one_by_one(monkeypatch):
+    """However many: how many steps are done at once depends on the clock."""
+    monkeypatch.setattr(metrics.Tally, "ROWS", 50)
+    monkeypatch.setattr(metrics.Tally, "ELEMENTS", 230)
+    named = [metrics.get(name) for name in ("mse", "mae", "r2")]
+    p, y = nnx.asarray(draw((1200, 5)) * 1e3), nnx.asarray(draw((1200, 5), 1))
+    expected = []
+    for blocks in ([1] * 150, [150], [7, 1, 100, 2, 40]):
+        tally, start = metrics.Tally(named), 0
+        for i, n in enumerate(blocks):
+            rows = slice(8 * start, 8 * (start + n))
+            tally.add(p[rows], y[rows], 8)
+            start += n
+            if i == 2:
+                again = metrics.Tally(named)
+                again.restore(tally.state())
+                tally = again
+        expected.append(tally.results())
+    assert expected[0] == expected[1] == expected[2]
+
+
 def test_metrics_equal_scikit_learn():
     peer = pytest.importorskip("sklearn.metrics")
     assert metrics.accuracy(SCORES, CLASSES) == peer.accuracy_score(CLASSES, SCORES.argmax(1))

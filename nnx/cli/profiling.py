@@ -76,7 +76,7 @@ def _of_run(folder: Path) -> Plan:
     config = read_config(folder)
 
     def make(where: Where) -> Module:
-        from nnx import checkpoint, optim
+        from nnx import checkpoint, optim, resume
         from nnx.cli.inference import load_model
         from nnx.cli.run import CHECKPOINT
 
@@ -84,7 +84,9 @@ def _of_run(folder: Path) -> Plan:
         optimizer = optim.get(config.optimizer, config.lr)
         model.compile(optimizer=optimizer, loss=config.loss, device=where.name)
         if (folder / CHECKPOINT).exists():
-            checkpoint.load_training(folder / CHECKPOINT, model)
+            arrays = resume.read(folder / CHECKPOINT).arrays
+            model.load_state_dict(checkpoint.within("model.", arrays))
+            optimizer.bind(model).load_state_dict(checkpoint.within("optimizer.", arrays))
         return model
 
     return Plan(str(folder), make, config.n_features, config.outputs, config.loss, config.optimizer)

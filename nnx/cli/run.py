@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnx.cli.options import UsageError
 from nnx.errors import CheckpointError, DataError
-from nnx.files import replace_file
+from nnx.files import previous_of, replace_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -166,16 +166,21 @@ def check_room(folder: Path) -> None:
         ) from None
 
 
-def clear(folder: Path, but_not: str = "") -> bool:
-    """Remove an earlier run's files from a directory, and no others; return whether there was one.
+def clear(folder: Path) -> bool:
+    """Remove what an earlier run made but its settings and checkpoint, which the new one replaces.
 
-    ``but_not`` is a file that the new run has written already.
+    Returns whether there was one.
     """
-    there = (folder / CONFIG).exists()
     for name in FILES:
-        if name != but_not:
+        if name not in (CONFIG, CHECKPOINT):
             (folder / name).unlink(missing_ok=True)
-    return there
+    return (folder / CONFIG).exists()
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether there is a checkpoint to go on from, or the one before it."""
+    path = folder / CHECKPOINT
+    return path.exists() or Path(previous_of(path)).exists()
 
 
 def epochs_in(folder: Path) -> int:
@@ -187,7 +192,9 @@ def epochs_in(folder: Path) -> int:
 
 
 def write_history(folder: Path, history: dict[str, Sequence[float]]) -> None:
-    """Write history.csv: one row an epoch, all digits."""
+    """Write history.csv: one row an epoch, all digits; none before the first."""
+    if not history:
+        return
     columns = list(history)
     rows = [
         ",".join([str(epoch), *map(repr, values)])

@@ -14,9 +14,9 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from nnx import checkpoint, device, nn, optim
+from nnx import device, nn, optim
 from nnx import random as nnx_random
-from nnx.callbacks import Callback, Logs
+from nnx.callbacks import Checkpoint, Logs
 from nnx.cli import options as typed
 from nnx.cli import run as runs
 from nnx.cli.inference import judge, targets
@@ -25,6 +25,7 @@ from nnx.cli.output import Figure, note, print_figures, time_text
 from nnx.cli.run import Config
 from nnx.cli.sources import CLASSIFY, Source, choose_loss, class_names, hold_out, read_source
 from nnx.errors import CheckpointError, DataError
+from nnx.files import previous_of
 
 Array = NDArray[Any]
 Settings = dict[str, Any]
@@ -33,6 +34,9 @@ DEFAULTS: Settings = {
     "hidden": (16, 16), "activation": "relu", "loss": None, "optimizer": "adam", "lr": 1e-3,
     "batch_size": 32, "epochs": 5, "validation_split": 0.0, "seed": 0,
 }  # fmt: skip
+
+SAVE_S = 60.0
+"""How much time a kill may cost; Ctrl-C costs none."""
 
 FEW_STEPS = 200
 """Below this a network of the default rate has hardly left its initial weights."""
@@ -175,7 +179,7 @@ def _scale(rows: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def _refuse_unfinished(folder: Path, config: Config) -> None:
     """Refuse to begin anew what was stopped and could go on."""
     done = runs.epochs_in(folder)
-    if not done:
+    if not done and not runs.has_checkpoint(folder):
         return
     earlier = runs.read_config(folder)
     same = dataclasses.replace(earlier, epochs=config.epochs, device=config.device) == config
@@ -205,7 +209,7 @@ def _refuse_differences(earlier: Config, config: Config, folder: Path) -> None:
             f"has other numbers. Begin another run with --out."
         )
     done = runs.epochs_in(folder)
-    if done and not (folder / runs.CHECKPOINT).exists():
+    if done and not runs.has_checkpoint(folder):
         raise CheckpointError(
             f"{folder / runs.CHECKPOINT} is gone: the run cannot be gone on with."
         )
@@ -234,38 +238,50 @@ def build(config: Config) -> nn.Sequential:
     return nn.Sequential(*hidden, nn.Dense(config.outputs, in_features=sizes[-1]))
 
 
-class _Keeper(Callback):
-    """Writes the files of a run after each epoch.
+class _Keeper(Checkpoint):
+    """Writes the files of a run: the checkpoint each minute and after each epoch, then the others.
 
-    An earlier run is replaced only when the first epoch is through: until then a loss that becomes
-    NaN, or a power cut, leaves it as it was.
+    An earlier run is replaced only when the first checkpoint is written: until then a loss that
+    becomes NaN, or a power cut, leaves it as it was.
     """
 
     def __init__(self, folder: Path, config: Config, *, anew: bool) -> None:
+        super().__init__(folder / runs.CHECKPOINT, every_s=SAVE_S)
         self.folder, self.config, self.anew = folder, config, anew
+        self.begun = False
         self.start_s = 0.0
         self.n_epochs = 0
+        self.saved_step = 0
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         note(f"trains on {self.model.device.name}.")
         self.start_s = time.perf_counter()
+        if self.anew and not (self.folder / runs.CONFIG).exists():
+            self.begin()  # so that --resume finds a run, however soon this one is stopped
+
+    def save(self) -> None:
+        # First: where the disk refuses it, an earlier run is still whole.
+        super().save()
+        self.saved_step = self.training.running.step
+        self.begin()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        # First: where the disk refuses it, an earlier run is still whole.
-        checkpoint.save_training(self.folder / runs.CHECKPOINT, self.model, epoch=epoch + 1)
-        self.begin(saved=runs.CHECKPOINT)
+        super().on_epoch_end(epoch, logs)
         self.n_epochs += 1
         runs.write_history(self.folder, self.model.history.history)
 
-    def begin(self, saved: str = "") -> None:
-        """Write the settings, once, in place of an earlier run; ``saved`` is of this one."""
-        if self.n_epochs:
+    def begin(self) -> None:
+        """Write the settings, once, in place of an earlier run."""
+        if self.begun:
             return
-        if self.anew and runs.clear(self.folder, saved):
+        self.begun = True
+        if self.anew and runs.clear(self.folder):
             note(f"replaced the earlier run in {self.folder}.")
         # Where auto chose, going on must not choose again.
         config = dataclasses.replace(self.config, device=self.model.device.name)
         runs.write_config(self.folder, config)
+        if self.anew:
+            Path(previous_of(self.path)).unlink(missing_ok=True)  # of the earlier run
 
 
 def _fit(folder: Path, config: Config, parts: Parts, where: Where, *, anew: bool) -> list[Figure]:
@@ -299,18 +315,21 @@ def _fit(folder: Path, config: Config, parts: Parts, where: Where, *, anew: bool
             epochs=config.epochs,
             validation_split=config.validation_split,
             callbacks=[keeper],
-            resume=None if anew or not kept.exists() else kept,
+            resume=None if anew or not runs.has_checkpoint(folder) else kept,
         )
     except KeyboardInterrupt:
         if not keeper.start_s:
             raise
         keeper.begin()
         model.save(folder / runs.MODEL)
-        _say_how_to_go_on(folder, config, runs.epochs_in(folder))
+        runs.write_history(folder, vars(model)["history"].history)
+        _say_how_to_go_on(folder, config, keeper.saved_step)
         _draw(folder, model)
         raise typer.Exit(130) from None
     time_s = time.perf_counter() - keeper.start_s
     model.save(folder / runs.MODEL)
+    # A kill may have come between the checkpoint and this file.
+    runs.write_history(folder, vars(model)["history"].history)
     _draw(folder, model)
     n_steps = keeper.n_epochs * -(-n_rows // config.batch_size)
     if 0 < n_steps < FEW_STEPS:
@@ -329,9 +348,11 @@ def _draw(folder: Path, model: nn.Module) -> None:
         note(f"no {runs.CURVES}: it takes matplotlib. python -m pip install 'nnx-array[plot]'")
 
 
-def _say_how_to_go_on(folder: Path, config: Config, n_epochs: int) -> None:
+def _say_how_to_go_on(folder: Path, config: Config, n_steps: int) -> None:
     command = ["nnx", "train", config.data, "--out", str(folder), "--resume"]
-    note(f"stopped after {n_epochs} of {config.epochs} epochs; what was learned is in "
+    done = f"{runs.epochs_in(folder)} of {config.epochs} epochs"
+    done += f" and {n_steps} steps" if n_steps else ""
+    note(f"stopped after {done}; what was learned is in "
          f"{folder / runs.MODEL}.")  # fmt: skip
     note(f"to go on:  {shlex.join(command)}")
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nnx import shapes
+from nnx.errors import DataError
 from nnx.metrics.core import Metric, Scores, State
 from nnx.tensor import Tensor
 
@@ -27,24 +28,61 @@ class Tally:
         self._parts: list[tuple[Any, Any]] = []
         self._rows = self._elements = 0
 
-    def add(self, predictions: Tensor, targets: Tensor) -> None:
-        """Take in a batch; its arrays must not be written afterwards."""
+    def add(self, predictions: Tensor, targets: Tensor, size: int | None = None) -> None:
+        """Take in a batch, or many of ``size`` rows; the arrays must not be written afterwards.
+
+        Many give the bits that each by itself gives.
+        """
         if not self._metrics:
             return
-        array = predictions.array
-        self._parts.append((array, targets.array))
-        self._rows += array.shape[0]
-        self._elements += shapes.size(tuple(array.shape))
-        if self._rows >= self.ROWS or self._elements >= self.ELEMENTS:
-            self._measure(predictions.device)
+        array, wanted = predictions.array, targets.array
         self._device = predictions.device
+        size = size or array.shape[0]
+        elements = shapes.size((size, *array.shape[1:]))
+        while array.shape[0]:
+            most = max(1, min(_times(self.ROWS - self._rows, size),
+                              _times(self.ELEMENTS - self._elements, elements)))  # fmt: skip
+            if most * size < array.shape[0]:
+                now, later = slice(most * size), slice(most * size, None)
+                self._add(array[now, ...], wanted[now, ...], most * elements)
+                array, wanted = array[later, ...], wanted[later, ...]
+            else:
+                self._add(array, wanted, array.shape[0] // size * elements)
+                break
 
-    def _measure(self, device: Any) -> None:
+    def _add(self, array: Any, wanted: Any, elements: int) -> None:
+        self._parts.append((array, wanted))
+        self._rows += array.shape[0]
+        self._elements += elements
+        if self._rows >= self.ROWS or self._elements >= self.ELEMENTS:
+            self._measure(self._device)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that was taken in, as `restore` takes it: nothing is measured for it."""
+        parts = []
+        if self._parts:
+            parts = [[Tensor(column, self._device) for column in self._joined(self._device)]]
+        return {"states": [state and list(state) for state in self._states], "parts": parts}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`, the tensors in it on the device that goes on."""
+        states = [None if found is None else tuple(found) for found in state["states"]]
+        if len(states) != len(self._metrics):
+            raise DataError(f"These are the sums of {len(states)} metrics, not of this tally's.")
+        self._states = list(states)
+        for predictions, targets in state["parts"]:
+            self.add(predictions, targets)
+
+    def _joined(self, device: Any) -> list[Any]:
+        """Return the arrays of predictions and of targets that were not yet measured."""
         concat = device.kernels["concat"]
-        predictions, targets = (
+        return [
             column[0] if len(column) == 1 else concat(*column, axis=0)
             for column in zip(*self._parts, strict=True)
-        )
+        ]
+
+    def _measure(self, device: Any) -> None:
+        predictions, targets = self._joined(device)
         joined = Scores(predictions, device), Tensor(targets, device)
         self._parts, self._rows, self._elements = [], 0, 0
         made: dict[Any, State] = {}
@@ -63,6 +101,11 @@ class Tally:
             metric.name: float("nan") if state is None else metric.finish(state)
             for metric, state in zip(self._metrics, self._states, strict=True)
         }
+
+
+def _times(room: int, size: int) -> int:
+    """Return how often a size is added until there is no more room."""
+    return -(-room // size) if size else 1
 
 
 def _work(metric: Metric) -> Any:

@@ -447,6 +447,8 @@ class Optimizer:
         self.step_count = int(count)
         if self._schedule is None:
             self._lr = lr
+        else:
+            self._lr = self._checked_rate(self._schedule(max(0, self.step_count - 1)))
         for key, slot in slots.items():
             slot.assign(made[key].array)
 
