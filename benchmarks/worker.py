@@ -27,26 +27,32 @@ SLOW_S = 0.1
 Answer = dict[str, Any]
 
 
-def block_s(work: Work, calls: int, slow: bool) -> float:
-    """Return the seconds that a number of calls take, from a fresh start.
+def block(work: Work, calls: int, slow: bool) -> tuple[float, float]:
+    """Return the seconds that a number of calls take, and those that their threads computed.
 
-    Each block is the same computation: long training would end in denormal numbers, which are slow.
+    Each block is the same computation, from a fresh start: long training would end in denormal
+    numbers, which are slow.
     Half as many calls go before, for the process comes from sleep.
     """
     if work.seconds is not None:
-        return sum(work.seconds() for _ in range(calls))
+        return sum(work.seconds() for _ in range(calls)), 0.0
     run = work.run
     work.reset()
     gc.collect()
     gc.disable()
     for _ in range(0 if slow else max(calls // 2, 1)):
         run()
-    start = time.perf_counter()
+    cpu, start = time.process_time(), time.perf_counter()
     for _ in range(calls):
         run()
-    time_s = time.perf_counter() - start
+    time_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
     gc.enable()
-    return time_s
+    return time_s, cpu_s
+
+
+def block_s(work: Work, calls: int, slow: bool) -> float:
+    """Return the seconds of a `block`."""
+    return block(work, calls, slow)[0]
 
 
 class Ready:
@@ -114,9 +120,8 @@ def calibrated(ready: Ready, length_s: float) -> Answer:
 
 def timed(ready: Ready) -> Answer:
     """Return the seconds of one block, and those that all its threads computed."""
-    cpu = time.process_time()
-    time_s = block_s(ready.work, ready.calls, ready.slow)
-    return {"time_s": time_s, "cpu_s": time.process_time() - cpu}
+    time_s, cpu_s = block(ready.work, ready.calls, ready.slow)
+    return {"time_s": time_s, "cpu_s": cpu_s}
 
 
 def _limited(threads: int | None) -> contextlib.AbstractContextManager[Any]:

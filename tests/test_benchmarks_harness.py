@@ -11,7 +11,7 @@ from nnx.backends.numpy_backend import NumpyBackend
 from nnx.benchmarks import harness, rates, suite, worker
 from nnx.benchmarks.case import Case, difference, on_device, sampled
 from nnx.benchmarks.harness import Settings, measure
-from nnx.benchmarks.worker import block_s, calls_in_block
+from nnx.benchmarks.worker import block, block_s, calls_in_block
 from nnx.device import Device
 from tests import bench_fakes
 
@@ -145,6 +145,9 @@ def test_a_block_is_as_long_as_asked(monkeypatch):
     monkeypatch.setattr(worker, "time", bench_fakes.CLOCK)
     work = next(iter(bench_fakes.variants(case(), "plain").values()))()
     assert calls_in_block(work, 5 * bench_fakes.UNIT_S) == (5, False)
+    # Calls before the clock starts count neither as time nor as what threads computed.
+    time_s, cpu_s = block(work, 10, slow=False)
+    assert time_s == cpu_s == pytest.approx(10 * bench_fakes.UNIT_S)
     slow = work._replace(run=lambda: bench_fakes._spend(0.11))
     assert calls_in_block(slow, 0.01) == (1, True)
 

@@ -1,10 +1,11 @@
 """The README: its commands stand as they must, its code runs, its figures are those of the file."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
+
+from nnx.benchmarks import readme, suite
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,9 +30,9 @@ def test_code_runs(block, tmp_path, monkeypatch, capsys):
 
 
 def test_figures_are_those_of_the_file():
-    report = json.loads((ROOT / "benchmarks/results/overhead.json").read_text(encoding="utf-8"))
-    for figure in report["figures"]:
-        low, high = figure["quartiles"]
-        limit = report["limits"][figure["name"]]
-        row = f"| {figure['median']:.2f} | {low:.2f} to {high:.2f} | {limit:g} |"
-        assert row in README, f"{figure['name']}: {row}"
+    assert readme.filled(README, suite.read(readme.RESULTS)) == README
+
+
+def test_pictures_are_there():
+    for path in re.findall(r"!\[[^]]+\]\(([^)]+)\)", README):
+        assert (ROOT / path).stat().st_size > 10_000
