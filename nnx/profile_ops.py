@@ -315,7 +315,7 @@ def _of_compiled(out: Any, inputs: Any, attrs: Any) -> tuple[Key, int, int]:
 
 
 def _of_update(change: Any, inputs: Any, attrs: Any) -> tuple[Key, int, int]:
-    optimizer, entry, _ = inputs
+    optimizer, entry, *_ = inputs
     given = [entry.param, entry.param.grad, *entry.slots.values()]
     written = [entry.param, *entry.slots.values()]
     n_bytes = sum(math.prod(x.shape) * x.dtype.itemsize for x in (*given, *written))

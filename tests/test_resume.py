@@ -840,7 +840,7 @@ sys.exit(main())
 
 def nnx_train(folder, *more):
     return subprocess.Popen(
-        [sys.executable, "-c", TRAIN, "train", "iris", "--device", "numpy", "--epochs", "60",
+        [sys.executable, "-c", TRAIN, "train", "iris", "--device", "numpy", "--epochs", "100",
          "--batch-size", "3", "--validation-split", "0.2", "--out", str(folder), *more],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
