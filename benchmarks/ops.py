@@ -82,7 +82,7 @@ def _case(op: str, gradient: bool, *shapes: tuple[int, ...], quick: bool = False
     group = op + GRADIENT * gradient
     size = "x".join(map(str, shapes[0]))
     cost = OPS[op].cost
-    flops, n_bytes = cost * n[0], 8 * n[0]
+    flops, n_bytes = n[0], 8 * n[0]
     work = n[0] * cost
     if op == "matmul":
         rows, inner, columns = *shapes[0], shapes[1][1]

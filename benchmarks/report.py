@@ -107,6 +107,8 @@ def _share(report: Results) -> str:
 def _split(widths: list[int], room: int) -> list[tuple[int, int]]:
     """Return ranges of columns that fit beside the labels, about as many in each."""
     n_tables = 1
+    if not widths:
+        return []
     while True:
         step = -(-len(widths) // n_tables)
         ranges = [(i, min(i + step, len(widths))) for i in range(0, len(widths), step)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnx.benchmarks import harness, machine, rates
-from nnx.benchmarks.case import ALIASES, DEVICES, PEERS, WITH_LOOPS, Case
+from nnx.benchmarks.case import ALIASES, DEVICES, PEERS, UNCHECKED, WITH_LOOPS, Case
 from nnx.benchmarks.contestants import PRODUCTS
 
 SUITES = {
@@ -56,12 +56,21 @@ def contestants(devices: Sequence[str], peers: Sequence[str]) -> list[str]:
     return [*first, *devices, *dict.fromkeys([*peers, *gpu]), PRODUCTS]
 
 
-def chosen(suites: Sequence[str], quick: bool) -> list[tuple[str, list[Case]]]:
-    """Return the modules of suites, each with its cases."""
+def chosen(
+    suites: Sequence[str], quick: bool, names: Sequence[str] | None = None
+) -> list[tuple[str, list[Case]]]:
+    """Return the modules of suites, each with its cases; with names, those that have one of them.
+
+    What no contestant but the products could do is no case.
+    """
     found = []
     for name in suites:
-        module = import_module(SUITES[name])
-        found.append((SUITES[name], [c for c in module.CASES if c.quick or not quick]))
+        cases = [c for c in import_module(SUITES[name]).CASES if c.quick or not quick]
+        if names is not None:
+            able = set(names).difference(UNCHECKED)
+            cases = [case for case in cases if able.intersection(case.contestants)]
+        if cases:
+            found.append((SUITES[name], cases))
     return found
 
 
@@ -82,7 +91,7 @@ def run(
     settings = settings or (harness.QUICK if quick else harness.Settings())
     peers = default_peers(quick) if peers is None else peers
     names = contestants(devices, peers)
-    plan = chosen(suites, quick)
+    plan = chosen(suites, quick, names)
     on_start(settings.rounds * sum(len(cases) for _, cases in plan))
     results: Results = {
         "schema": SCHEMA,

@@ -37,6 +37,9 @@ def bench(capsys, *words):
         (["ops", "--peers", "torhc"], "--peers 'torhc' is not known. Did you mean 'torch'?"),
         (["ops", "--rounds", "0"], "--rounds is 0: it takes a whole number of at least 1."),
         (["dense", "--devices", "none", "--peers", "none"], "leaves nothing to measure"),
+        (["ops", "--devices", "none", "--peers", "numpy"], "No case of ops can be done"),
+        (["dense", "--json", "."], "is a directory: name a file. Nothing was measured."),
+        (["--profile", "4-3", "--report", "out"], "--profile measures one network"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(capsys, words, told):

@@ -43,6 +43,18 @@ def check_writable(folder: Path) -> None:
         ) from None
 
 
+def check_json(json_file: str | None) -> None:
+    """Raise UsageError unless the file of figures can be written; - is stdout."""
+    if json_file in (None, "-"):
+        return
+    path = Path(str(json_file))
+    if path.is_dir():
+        raise UsageError(f"--json {path} is a directory: name a file. Nothing was measured.")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise UsageError(f"--json {path} cannot be written to. Nothing was measured.")
+    check_writable(path.absolute().parent)
+
+
 def _check_devices(named: list[str]) -> None:
     """Raise DeviceError where all the devices that were named are not here."""
     import nnx
@@ -80,14 +92,21 @@ def bench(
     if report is not None:
         check_writable(Path(report))
         _check_plots()
-    if json_file not in (None, "-"):
-        check_writable(Path(str(json_file)).absolute().parent)
+    check_json(json_file)
     settings = harness.QUICK if quick else harness.Settings()
     if rounds is not None:
         if rounds < 1:
             raise UsageError(f"--rounds is {rounds}: it takes a whole number of at least 1.")
         settings = settings._replace(rounds=rounds)
     chosen = list(suites.SUITES) if suite == ALL else [suite]
+    taking_part = suites.contestants(
+        DEVICES if names is None else names,
+        suites.default_peers(quick) if others is None else others,
+    )
+    if not suites.chosen(chosen, quick, taking_part):
+        raise UsageError(
+            f"No case of {suite} can be done by what was named. Name devices, or another suite."
+        )
     with _Progress() as progress:
         results = suites.run(
             chosen, DEVICES if names is None else names, others, quick, settings,
@@ -109,13 +128,14 @@ def _show(results: dict[str, Any], json_file: str | None, report: str | None) ->
     from nnx.benchmarks import report as reports
     from nnx.benchmarks import suite as suites
 
+    # Files first: a fault in showing them must not lose the figures.
+    if json_file not in (None, "-"):
+        suites.write(results, Path(str(json_file)))
+        note(f"the figures are in {json_file}")
     if json_file == "-":
         print_json(results)
     else:
         print(reports.text(results))
-    if json_file not in (None, "-"):
-        suites.write(results, Path(str(json_file)))
-        note(f"the figures are in {json_file}")
     if report is not None:
         note(f"the report is {reports.write(results, Path(report))}")
 

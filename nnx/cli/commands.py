@@ -265,7 +265,17 @@ def bench(
     Example:  nnx bench --profile 784-16-16-10
     """
     if profile is not None:
+        from nnx.cli.options import UsageError
         from nnx.cli.profiling import profile as run_profile
+
+        others = {
+            "--peers": peers,
+            "--rounds": rounds,
+            "--report": report,
+            "--quick": quick or None,
+        }
+        if given := [option for option, value in others.items() if value is not None]:
+            raise UsageError(f"--profile measures one network: it goes without {given[0]}.")
 
         run_profile(profile, devices, json_file)
         return

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nnx.cli.bench import check_writable, words_of
+from nnx.cli.bench import check_json, words_of
 from nnx.cli.options import UsageError, Where, choose_device
 from nnx.cli.output import note, print_json
 from nnx.files import replace_file
@@ -42,8 +42,7 @@ def profile(model: str, devices: str | None, json_file: str | None) -> None:
     if not names:
         raise UsageError("--devices is empty: it takes names such as numba,numpy.")
     places = [choose_device(name, measure=False) for name in names]
-    if json_file not in (None, "-"):
-        check_writable(Path(str(json_file)).absolute().parent)
+    check_json(json_file)
     found = []
     for where in places:
         note(f"a step of {plan.name} on {where.name}: batch {BATCH_SIZE}, {plan.loss}, "
