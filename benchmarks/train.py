@@ -121,9 +121,9 @@ def print_cell(cell: Section) -> None:
 
 
 def print_seconds(row: Section) -> None:
-    """Print a line of a first call or of a whole program."""
+    """Print a line of a whole program."""
     low, high = row["seconds"]["quartiles"]
-    name = f"{row['contestant']} {row.get('cache', '')}".strip()
+    name = row["contestant"]
     accuracy = f", accuracy {row['accuracy']['median']:.4f}" if "accuracy" in row else ""
     median = row["seconds"]["median"]
     print(f"{name:20} {median:7.3f} s  (quartiles {low:.3f} to {high:.3f}){accuracy}", flush=True)

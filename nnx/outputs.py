@@ -62,9 +62,9 @@ def n_rows(x: Any) -> int:
     return x.shape[0]
 
 
-def named(what: str, tree: Any) -> list[tuple[str, Tensor]]:
-    """Return the tensors of a structure, and what messages call them: x, x[0], x['left']."""
-    if isinstance(tree, Tensor):
+def named(what: str, tree: Any) -> list[tuple[str, Any]]:
+    """Return the arrays of a structure, and what messages call them: x, x[0], x['left']."""
+    if hasattr(tree, "shape"):
         return [(what, tree)]
     items = tree.items() if isinstance(tree, dict) else enumerate(tree or ())
     return [found for key, item in items for found in named(f"{what}[{key!r}]", item)]

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import nnx
-from nnx import checkpoint, metrics, nn, optim
+from nnx import checkpoint, metrics, nn, optim, rows
 from nnx.callbacks import Checkpoint, EarlyStopping, LambdaCallback
 from nnx.cli.run import CHECKPOINT
 from nnx.errors import CheckpointError, DataError
@@ -92,6 +92,56 @@ def test_training_stopped_after_any_step_goes_on_bit_for_bit(tmp_path, usable, m
         nnx.random.uniform(shape=(100,))
         again.fit(X, Y, **SETTINGS, resume=path)
         assert everything(again) == expected, n
+
+
+def several(device):
+    """Return a network of two inputs and two outputs, and what it learns from."""
+    nnx.random.seed(11)
+    a, b = nn.Input((4,), name="a"), nn.Input((4,), name="b")
+    shared = nn.Dense(5, "tanh")
+    both = nn.Dropout(0.3)(nnx.concat([shared(a), shared(b)], axis=-1))
+    model = nn.Model([a, b], {"kind": nn.Dense(3)(both), "size": nn.Dense(1)(both)})
+    model.compile(
+        optim.Adam(0.01), {"kind": "cross_entropy", "size": "mse"}, {"kind": "f1", "size": "mae"},
+        device, loss_weights={"kind": 1.0, "size": 0.5},
+    )  # fmt: skip
+    return model, {"a": X, "b": X[::-1]}, {"kind": Y, "size": X[:, :1]}
+
+
+@pytest.mark.parametrize("device", ["numpy", "numba"])
+@pytest.mark.parametrize("n", [1, 4, 5, 9])
+def test_training_of_several_outputs_goes_on_bit_for_bit(tmp_path, device, n, monkeypatch):
+    monkeypatch.setattr(metrics.Tally, "ROWS", 20)
+    whole, x, y = several(device)
+    whole.fit(x, y, **SETTINGS)
+    stopped, x, y = several(device)
+    with pytest.raises(Stop):
+        stopped.fit(
+            x, y, **SETTINGS,
+            callbacks=[Checkpoint(tmp_path / "c", every_steps=1), stop_after(n)],
+        )  # fmt: skip
+    again, x, y = several(device)
+    again.fit(x, y, **SETTINGS, resume=tmp_path / "c")
+    assert {"kind_loss", "size_loss", "kind_f1", "size_mae"} <= again.history.history.keys()
+    assert everything(again) == everything(whole)
+    other, x, y = several(device)
+    with pytest.raises(nnx.CheckpointError, match="data is"):
+        other.fit({**x, "b": X}, y, **SETTINGS, resume=tmp_path / "c")
+
+
+@pytest.mark.parametrize("n", [1, 7])
+def test_training_on_rows_of_a_file_goes_on_bit_for_bit(tmp_path, n, monkeypatch):
+    monkeypatch.setattr(rows, "MAPPED_BYTES", 0)
+    np.save(tmp_path / "x.npy", X)
+    x = np.load(tmp_path / "x.npy", mmap_mode="r")
+    whole = compiled()
+    whole.fit(x, Y, **SETTINGS)
+    path = tmp_path / "c"
+    with pytest.raises(Stop):
+        compiled().fit(x, Y, **SETTINGS, callbacks=[Checkpoint(path, every_steps=1), stop_after(n)])
+    again = compiled()
+    again.fit(x, Y, **SETTINGS, resume=path)
+    assert everything(again) == everything(whole)
 
 
 def test_training_goes_on_elsewhere_with_the_same_shuffles_and_masks(tmp_path, usable):
@@ -306,9 +356,9 @@ class Batches:
 
     def __iter__(self):
         order = nnx.random.default_generator().host_permutation(48)
-        for rows in order.reshape(6, 8):
+        for part in order.reshape(6, 8):
             noise = nnx.random.default_generator().host_normal(0.0, 0.1, (8, 4))
-            yield X[rows] + noise, Y[rows]
+            yield X[part] + noise, Y[part]
 
 
 @pytest.mark.parametrize("kind", ["list", "object"])

@@ -19,9 +19,10 @@ from nnx import nn, viz
 from nnx.callbacks import History
 from nnx.cli import main
 from nnx.cli.pictures import PICTURES
-from nnx.viz.counts import probabilities, roc_points
+from nnx.viz.counts import probabilities
 from nnx.viz.layout import Box, lay_out
 from nnx.viz.notebook import png
+from nnx.viz.plots import _curve
 
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
@@ -412,8 +413,8 @@ def test_names_of_classes_are_no_mathematics():
 
 def test_roc_is_the_area_worked_out_by_hand():
     scores, y = np.array([0.9, 0.8, 0.7, 0.6, 0.2]), np.array([True, False, True, True, False])
-    assert roc_points(scores, y)[2] == pytest.approx(4 / 6)
-    assert roc_points(np.ones(4), np.array([True, False, True, False]))[2] == 0.5
+    assert _curve(scores, y)[2] == pytest.approx(4 / 6)
+    assert _curve(np.ones(4), np.array([True, False, True, False]))[2] == 0.5
     assert "0.6667" in viz.roc(scores, y.astype(int)).text
     with pytest.raises(nnx.DataError, match="one class"):
         viz.roc(scores, np.ones(5, int))

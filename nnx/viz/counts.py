@@ -72,24 +72,3 @@ def class_names(classes: Sequence[Any] | None, n: int) -> list[str]:
     if len(names) != n:
         raise DataError(f"{len(names)} names were given for {n} classes.")
     return names
-
-
-def confusion_counts(predicted: Array, true: Array, n_classes: int) -> Array:
-    """Return how often each true class (row) was taken for each class (column)."""
-    counts = np.zeros((n_classes, n_classes), np.int64)
-    np.add.at(counts, (true, predicted), 1)
-    return counts
-
-
-def roc_points(scores: Array, is_true: Array) -> tuple[Array, Array, float]:
-    """Return false and true positive rates over all thresholds, and the area under them.
-
-    Equal scores are passed together, so that their order does not matter.
-    """
-    order = np.argsort(-scores, kind="stable")
-    ordered, hits = scores[order], is_true[order]
-    last = np.append(np.nonzero(np.diff(ordered))[0], len(ordered) - 1)
-    true_rate = np.append(0, np.cumsum(hits)[last]) / max(int(hits.sum()), 1)
-    false_rate = np.append(0, np.cumsum(~hits)[last]) / max(int((~hits).sum()), 1)
-    area = float((np.diff(false_rate) * (true_rate[1:] + true_rate[:-1]) / 2).sum())
-    return false_rate, true_rate, area

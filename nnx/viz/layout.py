@@ -298,7 +298,6 @@ class _Lines:
             for found in crossing.values()
             for lane, (u, v) in enumerate(sorted(found, key=lambda pair: -pair[0].y))
         }
-        self.lanes = {band: len(found) for band, found in crossing.items()}
 
     def route(self, chain: list[_Item]) -> tuple[tuple[bool, tuple[Point, ...]], ...]:
         parts: list[tuple[bool, tuple[Point, ...]]] = []

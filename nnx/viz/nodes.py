@@ -16,7 +16,6 @@ from nnx.nn.module import Module
 from nnx.op import Attrs, Op
 from nnx.tensor import Parameter, Tensor, asarray
 
-LONGEST_FORMULA = 40
 KEEP = "Keep it with loss.backward(retain_graph=True)"
 
 

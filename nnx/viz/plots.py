@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from nnx.errors import DataError
+from nnx.metrics import confusion_matrix, roc_auc, roc_curve
 from nnx.viz.counts import (
     class_names,
-    confusion_counts,
     host,
     labels,
     probabilities,
-    roc_points,
 )  # fmt: skip
 from nnx.viz.picture import Plot, new_figure, style
 
@@ -22,6 +21,13 @@ MANY_CLASSES = 20  # above, a cell of a confusion matrix has no room for its num
 VALIDATION = "val_"
 NEAR_PERFECT = 0.93  # mean area under ROC curves, from which their corner is enlarged
 LINES = ("solid", "dashed", "dashdot", "dotted")
+
+
+def _curve(scores: Any, is_true: Any) -> tuple[Any, Any, float]:
+    """Return false and true positive rates over all thresholds, and the area under them."""
+    answers = is_true.astype(np.int64)
+    false_rate, true_rate, _ = roc_curve(scores, answers)
+    return false_rate, true_rate, roc_auc(scores, answers)
 
 
 def history(history: Any, *, dark: bool | None = None) -> Plot:
@@ -86,7 +92,7 @@ def confusion(
         n_classes, predicted = shares.shape[1], shares.argmax(axis=1)
     true = labels(targets, len(predicted), n_classes)
     names = class_names(classes, n_classes)
-    counts = confusion_counts(predicted, true, n_classes)
+    counts = confusion_matrix(predicted, true, n_classes)
     accuracy = counts.trace() / max(counts.sum(), 1)
     with style(dark) as use:
         side = min(max(0.5 * n_classes + 1.6, 3.6), 12.0)
@@ -149,7 +155,7 @@ def roc(
     if not there:
         raise DataError("roc: all targets are of one class, and nothing can be told apart.")
     shown = [1] if n_classes == 2 else there
-    curves = {c: roc_points(shares[:, c], true == c) for c in shown}
+    curves = {c: _curve(shares[:, c], true == c) for c in shown}
     mean = float(np.mean([area for _, _, area in curves.values()]))
     with style(dark) as use:
         from matplotlib import colormaps
