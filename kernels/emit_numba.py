@@ -23,7 +23,7 @@ def emit(graph: Graph, updates: dict[int, int], kinds: dict[str, bool]) -> Emitt
     """Return the text for a graph. ``updates`` maps outputs to the inputs that they replace;
     ``kinds`` says of each scalar whether it is a whole number.
     """
-    return _Emitter(graph, updates, kinds).run()
+    return Emitter(graph, updates, kinds).run()
 
 
 def alone(emitted: Emitted, i: int) -> str:
@@ -51,7 +51,7 @@ def _text(lines: list[str]) -> str:
     )
 
 
-class _Emitter(Products):
+class Emitter(Products):
     def run(self) -> Emitted:
         for eqn in self.graph.eqns:
             if eqn.out.dtype.name not in CAST:

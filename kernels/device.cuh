@@ -1,0 +1,346 @@
+// What emitted CUDA text calls: the twin of each name of nnx/kernels/runtime.py, and reductions
+// over a warp, over a block, and over all blocks of a launch.
+//
+// It includes nothing, so that NVRTC compiles it without headers. Arithmetic is never contracted
+// (--fmad=false): draws and elementwise results are those of the CPU wherever libm's are.
+
+namespace nnx {
+
+typedef bool b1;
+typedef signed char i8;
+typedef short i16;
+typedef int i32;
+typedef long long i64;
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef float f32;
+typedef double f64;
+
+#define NNX_INLINE static __device__ __forceinline__
+
+constexpr f64 inf = __builtin_huge_val();
+#define NNX_NAN (::nnx::inf - ::nnx::inf)
+
+template <class T> struct is_float { static constexpr bool value = false; };
+template <> struct is_float<f32> { static constexpr bool value = true; };
+template <> struct is_float<f64> { static constexpr bool value = true; };
+template <class T> struct is_bool { static constexpr bool value = false; };
+template <> struct is_bool<b1> { static constexpr bool value = true; };
+
+// Casts: whole numbers wrap, floats are cut towards 0; a narrow target goes by way of 32 bits.
+template <class T, class S> NNX_INLINE T cast(S x) {
+    if constexpr (is_bool<T>::value)
+        return x != S(0);
+    else if constexpr (is_float<S>::value && !is_float<T>::value && sizeof(T) < 4)
+        return T(i32(x));
+    else
+        return T(x);
+}
+
+NNX_INLINE f64 f64_of(i64 bits) { return __longlong_as_double(bits); }
+NNX_INLINE u32 bits_of(f32 x) { return u32(__float_as_int(x)); }
+NNX_INLINE u64 bits_of(f64 x) { return u64(__double_as_longlong(x)); }
+
+NNX_INLINE i64 floor_mod(i64 a, i64 b) {
+    const i64 r = a % b;
+    return r < 0 ? r + b : r;
+}
+
+// Elementary functions
+
+#define NNX_UNARY(name, narrow, wide)                        \
+    NNX_INLINE f32 name(f32 x) { return narrow(x); }         \
+    NNX_INLINE f64 name(f64 x) { return wide(x); }
+NNX_UNARY(exp, ::expf, ::exp)
+NNX_UNARY(expm1, ::expm1f, ::expm1)
+NNX_UNARY(log, ::logf, ::log)
+NNX_UNARY(log1p, ::log1pf, ::log1p)
+NNX_UNARY(log2, ::log2f, ::log2)
+NNX_UNARY(log10, ::log10f, ::log10)
+NNX_UNARY(sin, ::sinf, ::sin)
+NNX_UNARY(cos, ::cosf, ::cos)
+NNX_UNARY(tan, ::tanf, ::tan)
+NNX_UNARY(asin, ::asinf, ::asin)
+NNX_UNARY(acos, ::acosf, ::acos)
+NNX_UNARY(atan, ::atanf, ::atan)
+NNX_UNARY(sinh, ::sinhf, ::sinh)
+NNX_UNARY(cosh, ::coshf, ::cosh)
+NNX_UNARY(tanh, ::tanhf, ::tanh)
+NNX_UNARY(asinh, ::asinhf, ::asinh)
+NNX_UNARY(acosh, ::acoshf, ::acosh)
+NNX_UNARY(atanh, ::atanhf, ::atanh)
+NNX_UNARY(sqrt, ::sqrtf, ::sqrt)
+NNX_UNARY(floor, ::floorf, ::floor)
+NNX_UNARY(ceil, ::ceilf, ::ceil)
+NNX_UNARY(trunc, ::truncf, ::trunc)
+NNX_UNARY(round, ::rintf, ::rint)
+
+NNX_INLINE f32 atan2(f32 y, f32 x) { return ::atan2f(y, x); }
+NNX_INLINE f64 atan2(f64 y, f64 x) { return ::atan2(y, x); }
+NNX_INLINE f32 hypot(f32 x, f32 y) { return ::hypotf(x, y); }
+NNX_INLINE f64 hypot(f64 x, f64 y) { return ::hypot(x, y); }
+NNX_INLINE f32 copysign(f32 x, f32 y) { return ::copysignf(x, y); }
+NNX_INLINE f64 copysign(f64 x, f64 y) { return ::copysign(x, y); }
+NNX_INLINE f32 fmod_of(f32 x, f32 y) { return ::fmodf(x, y); }
+NNX_INLINE f64 fmod_of(f64 x, f64 y) { return ::fmod(x, y); }
+NNX_INLINE f32 fabs_of(f32 x) { return ::fabsf(x); }
+NNX_INLINE f64 fabs_of(f64 x) { return ::fabs(x); }
+
+template <class T> NNX_INLINE b1 isnan(T x) { return x != x; }
+template <class T> NNX_INLINE b1 isinf(T x) { return fabs_of(x) == T(inf); }
+template <class T> NNX_INLINE b1 isfinite(T x) { return fabs_of(x) < T(inf); }
+NNX_INLINE b1 signbit(f32 x) { return bits_of(x) >> 31; }
+NNX_INLINE b1 signbit(f64 x) { return bits_of(x) >> 63; }
+
+template <class T> NNX_INLINE T select(b1 condition, T a, T b) { return condition ? a : b; }
+template <class T> NNX_INLINE T maximum(T a, T b) {
+    if constexpr (is_float<T>::value) {
+        if (a != a) return a;
+        return b != b ? b : (a > b ? a : b);
+    } else
+        return a > b ? a : b;
+}
+template <class T> NNX_INLINE T minimum(T a, T b) {
+    if constexpr (is_float<T>::value) {
+        if (a != a) return a;
+        return b != b ? b : (a < b ? a : b);
+    } else
+        return a < b ? a : b;
+}
+template <class T> NNX_INLINE T max_reduce(T a, T b) { return maximum(a, b); }
+template <class T> NNX_INLINE T min_reduce(T a, T b) { return minimum(a, b); }
+template <class T> NNX_INLINE T sum_add(T a, T b) {
+    if constexpr (is_bool<T>::value)
+        return a || b;
+    else
+        return T(a + b);
+}
+template <class T> NNX_INLINE T divide(T a, T b) { return a / b; }
+
+NNX_INLINE b1 logical_and(b1 a, b1 b) { return a && b; }
+NNX_INLINE b1 logical_or(b1 a, b1 b) { return a || b; }
+NNX_INLINE b1 logical_xor(b1 a, b1 b) { return a != b; }
+NNX_INLINE b1 logical_not(b1 a) { return !a; }
+
+template <class T> NNX_INLINE T abs(T x) {
+    if constexpr (is_float<T>::value)
+        return fabs_of(x);
+    else
+        return x < T(0) ? T(-x) : x;
+}
+template <class T> NNX_INLINE T sign(T x) {
+    if constexpr (is_float<T>::value)
+        if (x != x) return x;
+    return x > T(0) ? T(1) : (x < T(0) ? T(-1) : T(0));
+}
+
+NNX_INLINE f64 logaddexp(f64 x, f64 y) {
+    const f64 gap = x == y ? 0.0 : fabs_of(x - y);
+    return maximum(x, y) + log1p(exp(-gap));
+}
+NNX_INLINE f32 logaddexp(f32 x, f32 y) {
+    const f32 gap = x == y ? 0.0f : fabs_of(x - y);
+    return maximum(x, y) + log1p(exp(-gap));
+}
+
+// Division with the remainder's sign that of the divisor, as NumPy's npy_divmod does it.
+template <class T> NNX_INLINE T remainder(T x, T y) {
+    if constexpr (is_float<T>::value) {
+        const T rest = fmod_of(x, y);
+        if (rest == T(0)) return copysign(T(0), y);
+        return (y < T(0)) != (rest < T(0)) ? rest + y : rest;
+    } else {
+        if (y == T(0) || y == T(-1)) return y == T(0) || T(-1) < T(0) ? T(0) : T(x % y);
+        const T rest = T(x % y);
+        return rest != T(0) && ((rest < T(0)) != (y < T(0))) ? T(rest + y) : rest;
+    }
+}
+template <class T> NNX_INLINE T floor_divide(T x, T y) {
+    if constexpr (is_float<T>::value) {
+        const T plain = x / y;
+        if (y == T(0)) return plain;
+        T rest = fmod_of(x, y);
+        T quotient = (x - rest) / y;
+        if (rest != T(0) && (y < T(0)) != (rest < T(0))) quotient -= T(1);
+        if (quotient == T(0)) return copysign(T(0), plain);
+        T whole = floor(quotient);
+        return quotient - whole > T(0.5) ? whole + T(1) : whole;
+    } else {
+        if (y == T(0)) return T(0);
+        if (T(-1) < T(0) && y == T(-1)) return T(-u64(x));
+        const T quotient = T(x / y), rest = T(x % y);
+        return rest != T(0) && ((rest < T(0)) != (y < T(0))) ? T(quotient - 1) : quotient;
+    }
+}
+
+NNX_INLINE f32 pow(f32 x, f32 y) { return ::powf(x, y); }
+NNX_INLINE f64 pow(f64 x, f64 y) { return ::pow(x, y); }
+template <class T> NNX_INLINE T pow(T x, T y) {
+    if (T(-1) < T(0) && y < T(0)) {
+        if (x == T(1)) return T(1);
+        if (x == T(-1)) return y % T(2) ? T(-1) : T(1);
+        return T(0);
+    }
+    u64 base = u64(x), left = u64(y), out = 1;
+    for (; left; left >>= 1) {
+        if (left & 1) out *= base;
+        base *= base;
+    }
+    return T(out);
+}
+template <class T, class N> NNX_INLINE T shift_left(T x, N n) {
+    return u64(n) < 8 * sizeof(T) ? T(u64(x) << u64(n)) : T(0);
+}
+template <class T, class N> NNX_INLINE T shift_right(T x, N n) {
+    if (u64(n) < 8 * sizeof(T)) return T(x >> n);
+    return x < T(0) ? T(-1) : T(0);
+}
+
+// Random numbers: those of nnx.philox, bit for bit
+
+struct Words { u32 a, b, c, d; };
+
+NNX_INLINE Words random_block(i64 seed, i64 stream, i64 block) {
+    u32 k0 = u32(seed), k1 = u32(u64(seed) >> 32);
+    u32 c0 = u32(block), c1 = u32(u64(block) >> 32), c2 = u32(stream), c3 = u32(u64(stream) >> 32);
+    for (int i = 0; i < 10; i++) {
+        const u32 high0 = __umulhi(0xD2511F53u, c0), low0 = 0xD2511F53u * c0;
+        const u32 high1 = __umulhi(0xCD9E8D57u, c2), low1 = 0xCD9E8D57u * c2;
+        c0 = high1 ^ c1 ^ k0;
+        c1 = low1;
+        c2 = high0 ^ c3 ^ k1;
+        c3 = low0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    return {c0, c1, c2, c3};
+}
+NNX_INLINE b1 bernoulli_word(u32 word, i64 threshold) { return i64(word) < threshold; }
+NNX_INLINE u64 pair_u64(u32 low, u32 high) { return u64(high) << 32 | low; }
+NNX_INLINE f32 uniform_f32(u32 word) { return f32(word >> 8) * 0x1p-24f; }
+NNX_INLINE f64 uniform_f64(u32 low, u32 high) { return f64(pair_u64(low, high) >> 11) * 0x1p-53; }
+NNX_INLINE i64 scaled_i64(u64 low, u64 high, u64 span, u64 start) {
+    if (span == 0) return i64(high + start);
+    const u64 carry = __umul64hi(low, span), middle = high * span;
+    return i64(__umul64hi(high, span) + (middle + carry < carry) + start);
+}
+
+template <int N> NNX_INLINE f64 horner(const f64 (&c)[N], f64 x) {
+    f64 total = c[0];
+#pragma unroll
+    for (int i = 1; i < N; i++) total = total * x + c[i];
+    return total;
+}
+NNX_INLINE f64 log_exact(f64 x) {
+    const f64 series_of[] = {LOG_SERIES};
+    const i64 bits = i64(bits_of(x)), k = (bits - SQRT_HALF_BITSLL) >> 52;
+    const f64 f = f64_of(bits - i64(u64(k) << 52)) - 1.0;
+    const f64 s = f / (2.0 + f), z = s * s, exponent = f64(k);
+    const f64 series = horner(series_of, z) * z;
+    return exponent * LN2_HIGH - ((s * (f - series) - exponent * LN2_LOW) - f);
+}
+NNX_INLINE f64 normal_quantile(f64 q) {
+    const f64 size = fabs_of(q);
+    if (size <= 0.425) {
+        const f64 over[] = {CENTRE_0}, under[] = {CENTRE_1};
+        const f64 r = 0.180625 - q * q;
+        return horner(over, r) * q / horner(under, r);
+    }
+    const f64 r = ::sqrt(-log_exact(0.5 - size));
+    f64 tail;
+    if (r > 5.0) {
+        const f64 over[] = {FAR_TAIL_0}, under[] = {FAR_TAIL_1};
+        tail = horner(over, r - 5.0) / horner(under, r - 5.0);
+    } else {
+        const f64 over[] = {TAIL_0}, under[] = {TAIL_1};
+        tail = horner(over, r - 1.6) / horner(under, r - 1.6);
+    }
+    return copysign(tail, q);
+}
+NNX_INLINE f64 normal_f32(u32 word) {
+    return normal_quantile((f64(word) - (0x1p31 - 0.5)) * 0x1p-32);
+}
+NNX_INLINE f64 normal_f64(u32 low, u32 high) {
+    return normal_quantile((f64(pair_u64(low, high) >> 12) - (0x1p51 - 0.5)) * 0x1p-52);
+}
+
+// A launch: THREADS threads a block, some blocks for each part of a kernel
+
+constexpr int THREADS = 256;
+constexpr int WARPS = THREADS / 32;
+
+template <class T> NNX_INLINE T fresh(const T *p, i64 i) { return *(const volatile T *)(p + i); }
+NNX_INLINE b1 failed(const i64 *status) { return fresh(status, 0) != 0; }
+NNX_INLINE void fail(i64 *status, i64 reason) { *(volatile i64 *)status = reason; }
+
+struct Sum { template <class T> static NNX_INLINE T of(T a, T b) { return sum_add(a, b); } };
+struct Prod { template <class T> static NNX_INLINE T of(T a, T b) { return T(a * b); } };
+struct Max { template <class T> static NNX_INLINE T of(T a, T b) { return maximum(a, b); } };
+struct Min { template <class T> static NNX_INLINE T of(T a, T b) { return minimum(a, b); } };
+struct Any { static NNX_INLINE b1 of(b1 a, b1 b) { return a || b; } };
+struct All { static NNX_INLINE b1 of(b1 a, b1 b) { return a && b; } };
+
+template <class T> NNX_INLINE T shuffled(T x, int lanes) {
+    if constexpr (sizeof(T) == 8) {
+        const i64 bits = *(const i64 *)&x;
+        const u32 low = __shfl_xor_sync(0xffffffffu, u32(bits), lanes);
+        const u32 high = __shfl_xor_sync(0xffffffffu, u32(u64(bits) >> 32), lanes);
+        const i64 joined = i64(pair_u64(low, high));
+        return *(const T *)&joined;
+    } else if constexpr (is_float<T>::value) {
+        return __shfl_xor_sync(0xffffffffu, x, lanes);
+    } else
+        return T(__shfl_xor_sync(0xffffffffu, i32(x), lanes));
+}
+
+// Over the 32 lanes of a warp; all of them get the result.
+template <class Op, class T> NNX_INLINE T over_warp(T x) {
+#pragma unroll
+    for (int lanes = 16; lanes; lanes >>= 1) x = Op::of(x, shuffled(x, lanes));
+    return x;
+}
+// Over the threads of a block; all of them get the result.
+template <class Op, class T> NNX_INLINE T over_block(T x) {
+    __shared__ T parts[WARPS];
+    x = over_warp<Op>(x);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
+    __syncthreads();
+    x = parts[0];
+#pragma unroll
+    for (int i = 1; i < WARPS; i++) x = Op::of(x, parts[i]);
+    return x;
+}
+// Over the threads whose numbers are equal modulo WIDTH; the first of them get the result.
+template <class Op, int WIDTH, class T> NNX_INLINE T over_rows(T x) {
+    __shared__ T parts[THREADS];
+    __syncthreads();
+    parts[threadIdx.x] = x;
+    __syncthreads();
+    if (threadIdx.x < WIDTH)
+        for (int i = threadIdx.x + WIDTH; i < THREADS; i += WIDTH) x = Op::of(x, parts[i]);
+    return x;
+}
+// Whether this block is the last of ``blocks`` to arrive at a ticket, which is 0 before and after.
+NNX_INLINE b1 is_last(u32 *ticket, i64 blocks) {
+    __shared__ b1 last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last = atomicAdd(ticket, 1u) == u32(blocks - 1);
+        if (last) *ticket = 0;
+    }
+    __syncthreads();
+    if (last) __threadfence();
+    return last;
+}
+
+// Four numbers that are read or written at once.
+template <class T> struct alignas(4 * sizeof(T)) Four { T at[4]; };
+template <class T> NNX_INLINE Four<T> four(const T *p, i64 i) { return *(const Four<T> *)(p + i); }
+template <class T> NNX_INLINE void put_four(T *p, i64 i, Four<T> x) { *(Four<T> *)(p + i) = x; }
+template <class T> NNX_INLINE b1 in_fours(const T *p) { return u64(p) % (4 * sizeof(T)) == 0; }
+
+}  // namespace nnx

@@ -1,0 +1,949 @@
+"""The CUDA emitter: a lowered graph becomes kernels of CUDA C++, products, and their order.
+
+A group of eqns, which the Numba emitter writes as one nest of loops, is a part of a kernel here;
+parts that do not wait for each other share a kernel, each with blocks of its own. How the threads
+of a part go over its values depends on what is summed:
+
+- nothing, or all of it: each thread takes elements in turn;
+- rows: a warp, or a block where rows are long, takes a row, and its lanes the columns;
+- columns: a thread takes one column of a tile, and some of the rows.
+
+Sums over blocks are finished by the block that arrives last, in an order that never changes, so
+that a step gives the same bits each time. A part that replaces an input does nothing once a check
+has failed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from nnx import dtypes, shapes
+from nnx.graph import CHECK, DRAW, Eqn, Graph, Var, line
+from nnx.kernels.cuda_text import TYPES, library, translated
+from nnx.kernels.draws import drawn
+from nnx.kernels.emit_numba import Emitter
+from nnx.kernels.expressions import CAST, cast_of, constant
+from nnx.kernels.groups import Group, Plan, is_view
+from nnx.kernels.memory import Buffer, lifetimes, shared
+from nnx.kernels.nests import reducing
+from nnx.kernels.text import Emitted, Scope, cannot_compile
+from nnx.scalar import Env, Scalar, evaluator, text_of
+
+Count = Callable[[Env], int]
+"""A number of a call, such as how many blocks a part has."""
+
+THREADS, WARPS = 256, 8
+ROW_BY_BLOCK = 1024
+"""Rows from this length on are taken by a block each."""
+SHARED_COLUMNS = 256
+"""Up to so many columns are summed in the same loops as rows."""
+MOST_BLOCKS = 1024
+"""Of a part whose blocks hand sums on."""
+
+
+class Part(NamedTuple):
+    """A group as a function of a block: its text, its blocks, what it reads and writes."""
+
+    name: str
+    body: tuple[str, ...]
+    blocks: Count
+    eqns: tuple[Eqn, ...]
+    reads: tuple[Var, ...]
+    writes: tuple[Var, ...]
+
+
+class Launch(NamedTuple):
+    """A kernel: its parts, and the names of its parameters, which are pointers."""
+
+    name: str
+    parts: tuple[Part, ...]
+    params: tuple[str, ...]
+
+
+class Factor(NamedTuple):
+    """A factor of a product, in memory: its pointer, its rows' length, and its step a batch."""
+
+    pointer: str
+    transposed: bool
+    leading: Count
+    step: Count
+    lead: tuple[Count, ...]
+
+
+class Product(NamedTuple):
+    """A product of matrices, batch by batch: out (m, n) = left (m, k) right (k, n), row-major."""
+
+    eqn: Eqn
+    dtype: str
+    batch: tuple[Count, ...]
+    m: Count
+    k: Count
+    n: Count
+    left: Factor
+    right: Factor
+    out: str
+
+
+class Number(NamedTuple):
+    """A number of a call that kernels read: the bits of an int64, or of a float64."""
+
+    whole: bool
+    value: Callable[[Env], Any]
+
+
+class CudaStep:
+    """What a graph becomes: the text of its kernels, and what runs in which order.
+
+    ``pointers`` maps the name of each pointer to its type; those of inputs, outputs and work
+    memory are in ``inputs``, ``outputs`` and ``buffers``. ``tickets`` counts the words of 32 bits,
+    zero at first, that blocks arrive at.
+    """
+
+    def __init__(self) -> None:
+        self.source = ""
+        self.runs: list[Launch | Product] = []
+        self.pointers: dict[str, str] = {}
+        self.inputs: list[str] = []
+        self.outputs: list[str] = []
+        self.buffers: list[tuple[str, Count, int]] = []
+        self.numbers: list[Number] = []
+        self.tickets: list[Count] = []
+        self.has_checks = False
+
+
+def emit(graph: Graph, updates: dict[int, int], kinds: dict[str, bool]) -> CudaStep:
+    """Return the kernels of a graph; see `nnx.kernels.emit_numba.emit`."""
+    return CudaEmitter(graph, updates, kinds).kernels()
+
+
+def count_of(n: Any) -> Count:
+    """Return a size as a function of a call's scalars."""
+    if isinstance(n, Scalar):
+        return evaluator(text_of(n))
+    return lambda env: int(n)
+
+
+class GpuPlan(Plan):
+    """Groups as GPUs take them: long columns are not summed in loops over rows."""
+
+    def _joins(self, eqn: Eqn, group: Group) -> bool:
+        if not group.alone and self._mixes(eqn, group):
+            return False
+        return super()._joins(eqn, group)
+
+    def _mixes(self, eqn: Eqn, group: Group) -> bool:
+        kinds = {self.reduction(e) for e in (*group.eqns, eqn)}
+        columns = group.domain[-1] if group.domain else 1
+        short = not isinstance(columns, Scalar) and columns <= SHARED_COLUMNS
+        by_rows = "row" in kinds or bool(group.rows)
+        if not short and "column" in kinds:
+            # Also an element of a row, which may make loops over rows of those of columns.
+            of_row = self.reduction(eqn) == "other" and any(
+                text_of(n) != text_of(m) for n, m in zip(
+                    eqn.inputs[0].shape if eqn.op is CHECK else eqn.out.shape, group.domain,
+                    strict=False,
+                )
+            )  # fmt: skip
+            return by_rows or of_row or self._is_row_value(eqn, group)
+        return False
+
+    def _is_row_value(self, eqn: Eqn, group: Group) -> bool:
+        shape = eqn.inputs[0].shape if eqn.op is CHECK else eqn.out.shape
+        return len(shape) != len(group.domain) and self.reduction(eqn) == "other"
+
+
+class CudaEmitter(Emitter):
+    """Emits kernels; what it shares with the Numba emitter is how elements are written."""
+
+    def __init__(self, graph: Graph, updates: dict[int, int], kinds: dict[str, bool]) -> None:
+        super().__init__(graph, updates, kinds)
+        self.plan = GpuPlan(graph, updates)
+        self.step = CudaStep()
+        self.scratch: list[tuple[str, Count, int]] = []
+        self.made: list[tuple[int, Part | Product]] = []
+        self.blocks: Count | None = None
+        self.shared_lines: list[str] = []
+
+    # Numbers of a call
+
+    def number(self, text: str, dtype: Any = None) -> str:
+        """Return the name of a scalar expression, which the host works out."""
+        key = f"{cast_of(dtype)}({text})" if dtype is not None else text
+        if key.isdigit():
+            return key
+        if key not in self.numbers:
+            value = evaluator(text)
+            example = {name: 3 if whole else 2.5 for name, whole in self.kinds.items()}
+            whole = isinstance(value(example), int)
+            self.numbers[key] = f"k{len(self.numbers)}"
+            at = f"call[{len(self.step.numbers)}]"
+            self.step.numbers.append(Number(whole, value))
+            read = at if whole else f"nnx::f64_of({at})"
+            if dtype is not None:
+                read = f"nnx::cast<nnx::{cast_of(dtype)}>({read})"
+            self.head.append(f"const auto {self.numbers[key]} = {read};")
+        return self.numbers[key]
+
+    def _given(self, value: Count) -> str:
+        """Return the name of a whole number of the call that is no expression of its scalars."""
+        name = f"k{len(self.numbers)}"
+        self.numbers[f"={name}"] = name
+        at = f"call[{len(self.step.numbers)}]"
+        self.step.numbers.append(Number(True, value))
+        self.head.append(f"const auto {name} = {at};")
+        return name
+
+    # The whole
+
+    def kernels(self) -> CudaStep:
+        """Return the kernels and their order."""
+        step = self.step
+        for eqn in self.graph.eqns:
+            if eqn.out.dtype.name not in CAST:
+                cannot_compile(eqn)
+        for i, x in enumerate(self.graph.inputs):
+            step.inputs.append(f"x{i}")
+            self._declare(x, f"x{i}", 0)
+        self.copies = []
+        self._place_outputs()
+        order = self._scheduled()
+        self._place_buffers(order)
+        texts: dict[int, Part | Product] = {}
+        for i, group in enumerate(self.plan.groups):
+            texts[i] = self._made(group)
+        self.made = []
+        copies = len(self.plan.groups)
+        for k, (name, x) in enumerate(self.copies):
+            texts[copies + k] = self._copied(name, x)
+        for members in order:
+            found = [texts[i] for i in members]
+            if isinstance(found[0], Product):
+                step.runs.append(found[0])
+            else:
+                parts = tuple(p for p in found if isinstance(p, Part))
+                step.runs.append(self._launch(f"k{len(step.runs)}", parts))
+        step.buffers += self.scratch
+        step.has_checks = any(
+            eqn.op is CHECK or len(eqn.inputs) > 1 and eqn.op.name in ("getitem", "scatter_add")
+            for eqn in self.graph.eqns
+        )
+        step.source = self._source()
+        return step
+
+    def _declare(self, x: Var, name: str, slot: int) -> None:
+        if x not in self.pointer:
+            self._point(x, name)
+
+    def _point(self, x: Var, name: str) -> None:
+        self.pointer[x] = name
+        self.step.pointers[name] = cast_of(x.dtype)
+
+    def _place_outputs(self) -> None:
+        for k, x in enumerate(self.graph.outputs):
+            old = self.graph.inputs[self.updates[k]] if k in self.updates else None
+            name = f"y{k}" if old is None else self.pointer[old]
+            self.step.outputs.append(name)
+            self.step.pointers[name] = cast_of(x.dtype)
+            if self._writes_directly(k, x):
+                self._point(x, name)
+            else:
+                self.copies.append((name, x))
+
+    def _place_buffers(self, order: Sequence[Sequence[int]]) -> None:
+        """Give values that are kept between kernels their memory."""
+        groups = self.plan.groups
+        steps = []
+        for members in order:
+            touched: list[Var] = []
+            for i in members:
+                if i < len(groups):
+                    for eqn in groups[i].eqns:
+                        touched += [eqn.out, *(y for y, _ in self.plan.sources(eqn))]
+                else:
+                    touched += self._roots(self.copies[i - len(groups)][1])
+            steps.append(touched)
+        kept = [x for x in self.plan.stored if x not in self.pointer]
+        for i, buffer in enumerate(shared(lifetimes(steps, kept))):
+            self.step.buffers.append((f"w{i}", count_of(buffer.size), buffer.dtype.itemsize))
+            for x in buffer.vars:
+                self._point(x, f"w{i}")
+
+    def _scheduled(self) -> list[list[int]]:
+        """Return the groups, and then the copies, that share a kernel each, in order.
+
+        One joins the first kernel that is after all it waits for.
+        """
+        groups = self.plan.groups
+        kernels: list[list[int]] = []
+        closed: set[int] = set()  # products
+        place: dict[int, int] = {}
+        maker = {eqn.out: i for i, group in enumerate(groups) for eqn in group.eqns}
+        readers: dict[Var, list[int]] = {}
+        for i, group in enumerate(groups):
+            for eqn in group.eqns:
+                for x, _ in self.plan.sources(eqn):
+                    readers.setdefault(x, []).append(i)
+        checks = [
+            i for i, group in enumerate(groups)
+            if any(e.op is CHECK or e.op.name in ("getitem", "scatter_add") for e in group.eqns)
+        ]  # fmt: skip
+        inputs = {self.pointer[x]: x for x in self.graph.inputs}
+
+        def put(i: int, waits: Iterable[int], alone: bool) -> None:
+            first = max((place[j] + 1 for j in waits if j != i), default=0)
+            found = next((k for k in range(first, len(kernels)) if k not in closed), len(kernels))
+            if alone or found == len(kernels):
+                found = len(kernels)
+                kernels.append([])
+                if alone:
+                    closed.add(found)
+            kernels[found].append(i)
+            place[i] = found
+
+        for i, group in enumerate(groups):
+            waits = [maker[x] for eqn in group.eqns for x, _ in self.plan.sources(eqn) if x in maker]
+            replaced = [
+                inputs[self.pointer[eqn.out]] for eqn in group.eqns
+                if self.pointer.get(eqn.out) in inputs
+            ]  # fmt: skip
+            for x in replaced:
+                waits += [j for j in readers.get(x, []) if j < i]
+            if replaced:
+                waits += [j for j in checks if j < i]
+            is_product = group.alone and self._is_blas(group.eqns[0])
+            put(i, waits, is_product)
+        for k, (name, x) in enumerate(self.copies):
+            roots = set(self._roots(x))
+            waits = [maker[y] for y in roots if y in maker]
+            if name in inputs:
+                waits += list(place)  # all that may still read it, and all checks
+            put(len(groups) + k, waits, False)
+        return kernels
+
+    @staticmethod
+    def _is_blas(eqn: Eqn) -> bool:
+        return eqn.op.name == "matmul" and eqn.out.dtype.is_floating
+
+    # Parts
+
+    def _made(self, group: Group) -> Part | Product:
+        if group.alone and self._is_blas(group.eqns[0]):
+            self.ready.add(group.eqns[0].out)
+            return self._product(group.eqns[0])
+        self.top = Scope(None, frozenset(), 1)
+        self.blocks = None
+        self.shared_lines = []
+        if group.alone:
+            self._alone(group.eqns[0])
+        else:
+            self._group(group)
+        read = [
+            x for eqn in group.eqns for x, _ in self.plan.sources(eqn)
+            if self.plan.group_of.get(x) is not group
+        ]  # fmt: skip
+        written = [eqn.out for eqn in group.eqns if eqn.out in self.pointer]
+        return self._part(group.eqns, read, written)
+
+    def _copied(self, name: str, x: Var) -> Part:
+        self.top = Scope(None, frozenset(), 1)
+        self.blocks = None
+        self.shared_lines = []
+        self._copy(name, x)
+        part = self._part((), list(self._roots(x)), [])
+        return part._replace(body=self._guarded([name], list(part.body)))
+
+    def _part(self, eqns: Sequence[Eqn], read: Sequence[Var], written: Sequence[Var]) -> Part:
+        body = [*self.shared_lines, *translated(self.top.lines)]
+        names = [self.pointer[x] for x in written]
+        assert self.blocks is not None
+        self.made.append((0, None))  # type: ignore[arg-type]
+        return Part(
+            f"part{len(self.made) - 1}", self._guarded(names, body), self.blocks, tuple(eqns),
+            tuple(dict.fromkeys(read)), tuple(written),
+        )  # fmt: skip
+
+    def _guarded(self, names: Sequence[str], body: list[str]) -> tuple[str, ...]:
+        """Return the lines of a part; one that replaces inputs does so only while all is well."""
+        if any(name in self.step.inputs for name in names):
+            return ("    if (nnx::failed(status)) return;", *body)
+        return tuple(body)
+
+    # Loops
+
+    def _loops(self, sizes: Sequence[Any], scope: Scope) -> tuple[list[str], Scope]:
+        """Open nested loops; the outermost of a part are shared among its threads."""
+        if self.blocks is not None:
+            return super()._loops(sizes, scope)
+        n = shapes.size(sizes)
+        self.blocks = _blocks(count_of(n), THREADS)
+        return self._spread("grid", sizes, scope)
+
+    def _spread(
+        self, kind: str, sizes: Sequence[Any], scope: Scope, *more: str
+    ) -> tuple[list[str], Scope]:
+        """Open one loop over all places of a shape; return the variables of its axes."""
+        n = self.size(shapes.size(sizes))
+        name = self._loop_name()
+        self.deps[name] = frozenset({name})
+        inside = ", ".join([n, *more])
+        scope = Scope(
+            scope, scope.loops | {name}, scope.depth + 1, f"for {name} in {kind}({inside}):"
+        )
+        return self._axes(name, sizes, scope), scope
+
+    def _axes(self, name: str, sizes: Sequence[Any], scope: Scope) -> list[str]:
+        """Return the variables of a shape's axes, from the number of an element."""
+        real = [a for a, n in enumerate(sizes) if not shapes.is_one(n)]
+        if len(real) == 1:
+            return [name if a in real else "0" for a in range(len(sizes))]
+        names = []
+        strides = self._strides(sizes)
+        for a, n in enumerate(sizes):
+            if a not in real:
+                names.append("0")
+                continue
+            part = name if shapes.is_one(strides[a]) else f"{name} // {self.size(strides[a])}"
+            if a != real[0]:
+                part = f"({part}) % {self.size(n)}"
+            i = self._loop_name()
+            self.deps[i] = self.deps[name]
+            scope.put(f"{i} = {part}")
+            names.append(i)
+        return names
+
+    def _leave(self, status: int, scope: Scope) -> None:
+        """Emit what a failed check does."""
+        scope.put(f"fail(status, {status})")
+        scope.put("return 0")
+
+    def _scratch(self, shape: Any, dtype: Any) -> str:
+        n = shapes.size(shape)
+        return self._work(dtype, count_of(n))
+
+    def _work(self, dtype: Any, n: Count) -> str:
+        name = f"s{len(self.scratch)}"
+        self.scratch.append((name, n, dtype.itemsize))
+        self.step.pointers[name] = cast_of(dtype)
+        return name
+
+    def _ticket(self, n: Count) -> str:
+        """Return the name of tickets, one each for n."""
+        self.step.tickets.append(n)
+        self.step.pointers[f"tickets{len(self.step.tickets) - 1}"] = "u32"
+        return f"tickets{len(self.step.tickets) - 1}"
+
+    # Groups
+
+    def _group(self, group: Group) -> None:
+        kinds = [self.plan.reduction(eqn) for eqn in group.eqns]
+        if group.rows or "row" in kinds:
+            self._by_rows(group)
+        elif "column" in kinds:
+            self._by_columns(group)
+        else:
+            self._by_elements(group)
+        self.ready |= {eqn.out for eqn in group.eqns if eqn.out in self.pointer}
+
+    def _by_elements(self, group: Group) -> None:
+        flat = self._is_flat(group)
+        body = self._body()
+        sums = _Sums(self)
+        domain = (shapes.size(group.domain),) if flat else group.domain
+        targets = [eqn for _, eqn in self._levels(group)]
+        ends = any(self.plan.reduction(eqn) == "all" for eqn in targets)
+        n = count_of(shapes.size(group.domain))
+        self.blocks = _summing_blocks(n) if ends else _blocks(n, THREADS)
+        index, inner = self._spread("grid", domain, body)
+        self._elements(group, targets, tuple(index), inner, flat, sums)
+        self._finish(inner, body, sums)
+
+    def _body(self) -> Scope:
+        body = Scope(Scope(self.top, frozenset(), 1), frozenset(), 1)
+        body.fixed = True
+        return body
+
+    def _elements(
+        self, group: Group, targets: Sequence[Eqn], index: tuple[str, ...], inner: Scope,
+        flat: bool, sums: _Sums, column: Callable[[Eqn, str, Scope], None] | None = None,
+        row: Callable[[Eqn, str, Scope], None] | None = None,
+    ) -> None:  # fmt: skip
+        """Emit what is done with one element of the domain."""
+        stores: list[str] = []  # at the end: they may replace what others read
+        for eqn in targets:
+            kind = self.plan.reduction(eqn)
+            if kind == "other" and eqn.op is not CHECK:
+                text = self._element(eqn, index, inner, flat, group)
+                place = index[0] if flat else self.flat(eqn.out.shape, index)
+                stores.append(f"{self.pointer[eqn.out]}[{place}] = {text}")
+                inner.known[(eqn.out, index)] = text
+                continue
+            text = self._operand(eqn.inputs[0], index, inner, flat)
+            inner.put(f"# {line(eqn, self.names)}")
+            if eqn.op is CHECK:
+                sums.check(text, inner)
+            elif kind == "all":
+                sums.add(eqn, text, inner)
+            elif kind == "column":
+                assert column is not None
+                column(eqn, text, inner)
+            else:
+                assert row is not None
+                row(eqn, text, inner)
+        for text in stores:
+            inner.put(text)
+
+    def _finish(self, inner: Scope, body: Scope, sums: _Sums) -> None:
+        """Put the lines of a part together: starts, loops, and what is done at the end."""
+        for text in sums.before:
+            self.top.put(text)
+        self._close(inner, body)
+        self.top.lines += body.lines
+        sums.end(self.top)
+
+    def _by_rows(self, group: Group) -> None:
+        domain = group.domain
+        rows, columns = domain[:-1], domain[-1]
+        long = isinstance(columns, Scalar) or columns > ROW_BY_BLOCK
+        team = "block" if long else "warp"
+        sums = _Sums(self)
+        n_rows = count_of(shapes.size(rows))
+        summing = any(self.plan.reduction(e) in ("all", "column") for e in group.eqns)
+        per = 1 if long else WARPS
+        self.blocks = _blocks(n_rows, per, MOST_BLOCKS if summing else None)
+        body = self._body()
+        columns_of = _SharedColumns(self, columns, 1 if long else WARPS, sums)
+        index, row_scope = self._spread("block_rows" if long else "rows", rows, body)
+        levels = self._levels(group)
+        for level in range(1 + max((lv for lv, _ in levels), default=0)):
+            targets = [eqn for lv, eqn in levels if lv == level]
+            full = [e for e in targets if not self._is_row_target(e, group)]
+            if full:
+                self._row_pass(group, full, index, row_scope, team, sums, columns_of)
+            self._row_values(group, targets, index, row_scope, team, sums)
+        self._finish(row_scope, body, sums)
+
+    def _row_pass(
+        self, group: Group, targets: Sequence[Eqn], index: list[str], row_scope: Scope,
+        team: str, sums: _Sums, columns: _SharedColumns,
+    ) -> None:  # fmt: skip
+        """Emit one pass of a team over its row."""
+        name = self._loop_name()
+        self.deps[name] = frozenset({name})
+        n = self.size(group.domain[-1])
+        kind = "lanes" if team == "warp" else "threads"
+        header = f"for {name} in {kind}({n}):"
+        inner = Scope(row_scope, row_scope.loops | {name}, row_scope.depth + 1, header)
+        ends: list[tuple[Eqn, str]] = []
+
+        def row(eqn: Eqn, text: str, scope: Scope) -> None:
+            total = self._total()
+            start, added = reducing(eqn, total, self._as(text, eqn), eqn.out.dtype)
+            row_scope.put(f"{total} = {start}")
+            scope.put(f"{total} = {added}")
+            ends.append((eqn, total))
+
+        at = "0" if shapes.is_one(group.domain[-1]) else name
+        self._elements(group, targets, (*index, at), inner, False, sums, columns.add, row)
+        self._close(inner, row_scope)
+        for eqn, total in ends:
+            row_scope.put(f"{total} = over_{team}_{eqn.op.name}({total})")
+            row_scope.known[(eqn.out, None)] = total
+            self.deps[total] = row_scope.loops
+            if eqn.out in self.plan.stored:
+                place = (*index, *["0"] * (len(eqn.out.shape) - len(index)))
+                row_scope.put(f"if {self._first(team)} == 0:")
+                at = f"{self.pointer[eqn.out]}[{self.flat(eqn.out.shape, place)}]"
+                row_scope.put(f"    {at} = {total}")
+
+    @staticmethod
+    def _first(team: str) -> str:
+        return "lane()" if team == "warp" else "thread()"
+
+    def _total(self) -> str:
+        self.count += 1
+        return f"a{self.count - 1}"
+
+    def _row_values(
+        self, group: Group, targets: Sequence[Eqn], index: list[str], row_scope: Scope,
+        team: str, sums: _Sums,
+    ) -> None:  # fmt: skip
+        """Emit what is done once a row: stores, sums of all rows, checks."""
+        stores: list[str] = []
+        for eqn in targets:
+            if not self._is_row_target(eqn, group):
+                continue
+            kind = self.plan.reduction(eqn)
+            x = eqn.inputs[0] if kind != "other" or eqn.op is CHECK else eqn.out
+            place = tuple(index) + ("0",) * (len(x.shape) - len(index))
+            text = self.value(x, place, row_scope)
+            if kind == "other" and eqn.op is not CHECK:
+                stores.append(f"{self.pointer[x]}[{self.flat(x.shape, place)}] = {text}")
+                continue
+            row_scope.put(f"# {line(eqn, self.names)}")
+            if eqn.op is CHECK:
+                sums.check(text, row_scope)
+                continue
+            row_scope.put(f"if {self._first(team)} == 0:")
+            sums.add(eqn, text, row_scope, "    ")
+        if stores:
+            row_scope.put(f"if {self._first(team)} == 0:")
+            for text in stores:
+                row_scope.put(f"    {text}")
+
+    def _by_columns(self, group: Group) -> None:
+        domain = group.domain
+        rows, columns = domain[:-1], domain[-1]
+        width = 32
+        if not isinstance(columns, Scalar):
+            while width > 1 and width // 2 >= columns:
+                width //= 2
+        n_rows, n_columns = count_of(shapes.size(rows)), count_of(columns)
+
+        def tiles(env: Env) -> int:
+            return max(-(-n_columns(env) // width), 1)
+
+        def per_chunk(env: Env) -> int:
+            """Return how many rows a block takes: fewer where there are few blocks."""
+            height = THREADS // width
+            most = max(2 * 128 // tiles(env), 1)
+            return max(-(-n_rows(env) // most), 4 * height)
+
+        def chunks(env: Env) -> int:
+            return max(-(-n_rows(env) // per_chunk(env)), 1)
+
+        self.blocks = lambda env: tiles(env) * chunks(env)
+        n_tiles, per, n_chunks = map(self._given, (tiles, per_chunk, chunks))
+        n = self.size(columns)
+        top = self.top
+        top.put(f"tile = block % {n_tiles}")
+        top.put(f"chunk = block // {n_tiles}")
+        column = self._loop_name()
+        top.put(f"{column} = tile * {width} + thread() % {width}")
+        top.put(f"first = chunk * {per}")
+        total_rows = self.size(shapes.size(rows))
+        top.put(f"last = minimum(first + {per}, i64({total_rows}))")
+        self.deps[column] = frozenset({column})
+        body = Scope(Scope(top, frozenset(), 1), frozenset(), 1)
+        body.fixed = True
+        in_column = Scope(body, frozenset({column}), 2, f"if {column} < {n}:")
+        row = self._loop_name()
+        self.deps[row] = frozenset({row})
+        header = f"for {row} in tile(first, last, {width}):"
+        inner = Scope(in_column, in_column.loops | {row}, 3, header)
+        index = self._axes(row, rows, inner)
+        sums = _Sums(self)
+        ends: list[tuple[Eqn, str]] = []
+
+        def add(eqn: Eqn, text: str, scope: Scope) -> None:
+            total = self._total()
+            start, added = reducing(eqn, total, self._as(text, eqn), eqn.out.dtype)
+            sums.before.append(f"{total} = {start}")
+            scope.put(f"{total} = {added}")
+            ends.append((eqn, total))
+
+        at = "0" if shapes.is_one(columns) else column
+        targets = [eqn for _, eqn in self._levels(group)]
+        self._elements(group, targets, (*index, at), inner, False, sums, add)
+        self._close(inner, body)
+        for text in sums.before:
+            top.put(text)
+        top.lines += body.lines
+        places = []
+        for eqn, total in ends:
+            top.put(f"{total} = over_rows_{eqn.op.name}({total}, {width})")
+            sized = self._work(eqn.out.dtype, lambda env: chunks(env) * n_columns(env))
+            places.append(sized)
+            top.put(f"if thread() < {width} and {column} < {n}:")
+            top.put(f"    {sized}[chunk * {n} + {column}] = {total}")
+        ticket = self._ticket(tiles)
+        top.put(f"if is_last({ticket} + tile, {n_chunks}):")
+        for (eqn, total), sized in zip(ends, places, strict=True):
+            start, added = reducing(eqn, total, f"fresh({sized}, c * {n} + {column})", eqn.out.dtype)
+            top.put(f"    {total} = {start}")
+            top.put(f"    if {column} < {n}:")
+            top.put(f"        for c in tile(0, {n_chunks}, {width}):")
+            top.put(f"            {total} = {added}")
+            top.put(f"    {total} = over_rows_{eqn.op.name}({total}, {width})")
+            top.put(f"    if thread() < {width} and {column} < {n}:")
+            top.put(f"        {self.pointer[eqn.out]}[{column}] = {total}")
+        sums.end(top)
+
+    # Eqns of their own
+
+    def _indexed(self, eqn: Eqn) -> None:
+        if eqn.op.name == "scatter_add":
+            self._scattered(eqn)
+        else:
+            super()._indexed(eqn)
+
+    def _scattered(self, eqn: Eqn) -> None:
+        """Emit additions at indices: one thread does all that may go to the same place."""
+        self.blocks = lambda env: 1
+        lines = self.top.lines
+        self.top.lines = []
+        super()._indexed(eqn)
+        inside = self.top.lines
+        self.top.lines = [*lines, "    if block == 0 and thread() == 0:"]
+        self.top.lines += [f"    {text}" for text in inside]
+
+    def _draw(self, eqn: Eqn) -> None:
+        attrs, out = eqn.attrs, eqn.out
+        kind = attrs["kind"]
+        seed, stream, block = (self.number(attrs[k].text) for k in ("seed", "stream", "block"))
+        n, place = self.size(shapes.size(out.shape)), self.pointer[out]
+        count = count_of(shapes.size(out.shape))
+        sorts = kind == "permutation"
+        keys = self._scratch(out.shape, dtypes.uint64) if sorts else place
+        lines = drawn(kind, attrs["settings"], out.dtype, keys, n, (seed, stream, block))
+        head = re.fullmatch(r"for q in range\((.*)\):", lines[0])
+        assert head is not None
+        shared_by = "threads" if sorts else "grid"
+        self.top.put(f"for q in {shared_by}({head[1]}):")
+        for text in lines[1:]:
+            self.top.put(text)
+        self.blocks = (lambda env: 1) if sorts else _blocks(count, THREADS)
+        if sorts:
+            spare = self._scratch(out.shape, dtypes.int64)
+            for text in _sorted(place, keys, spare, n):
+                self.top.put(text)
+
+    # Products
+
+    def _product(self, eqn: Eqn) -> Product:
+        x, y = eqn.inputs
+        a, b = tuple(x.shape), tuple(y.shape)
+        a = (1, *a) if len(a) == 1 else a
+        b = (*b, 1) if len(b) == 1 else b
+        batch = shapes.broadcast(a[:-2], b[:-2])
+        return Product(
+            eqn, eqn.out.dtype.name, tuple(map(count_of, batch)), count_of(a[-2]),
+            count_of(a[-1]), count_of(b[-1]), self._factor(x, a), self._factor(y, b),
+            self.pointer[eqn.out],
+        )  # fmt: skip
+
+    def _factor(self, x: Var, shape: Any) -> Factor:
+        """Return where a factor of a product lies; its pass left it plain or transposed."""
+        transposed = False
+        rows, columns = shape[-2:]
+        maker = self.plan.maker.get(x)
+        while maker is not None and is_view(maker) and x not in self.pointer:
+            n = len(x.shape)
+            if maker.op.name == "permute_dims":
+                order = [a % n for a in maker.attrs["axes"]]
+                transposed ^= order != list(range(n))
+            x = maker.inputs[0]
+            maker = self.plan.maker.get(x)
+        leading = count_of(rows if transposed else columns)
+        step = count_of(rows * columns)
+        lead = tuple(map(count_of, shape[:-2]))
+        return Factor(self.pointer[x], transposed, leading, step, lead)
+
+    # The text
+
+    def _launch(self, name: str, parts: tuple[Part, ...]) -> Launch:
+        words = set(re.findall(r"[A-Za-z_]\w*", "\n".join(t for p in parts for t in _code(p.body))))
+        params = [p for p in self.step.pointers if p in words]
+        return Launch(name, parts, tuple(params))
+
+    def _source(self) -> str:
+        lines = [library()]
+        for run in self.step.runs:
+            if isinstance(run, Launch):
+                lines += self._text_of(run)
+        return "\n".join(lines) + "\n"
+
+    def _text_of(self, launch: Launch) -> list[str]:
+        lines: list[str] = []
+        params = [self._param(name, launch) for name in launch.params]
+        fixed = ["const long long *__restrict__ call", "long long *status", *params]
+        given = ", ".join(fixed)
+        names = ", ".join(["call", "status", *launch.params])
+        for part in launch.parts:
+            lines.append(
+                f"static __device__ __forceinline__ void {part.name}(long long block, "
+                f"long long blocks, {given}) {{"
+            )
+            words = set(re.findall(r"\bk\d+\b", "\n".join(_code(part.body))))
+            lines += [f"    {text}" for text in self.head if text.split()[2] in words]
+            lines += [*part.body, "}", ""]
+        lines.append(
+            f'extern "C" __global__ void __launch_bounds__({THREADS}) {launch.name}('
+            f"{given}, const long long *__restrict__ ends) {{"
+        )
+        if len(launch.parts) == 1:
+            lines.append(f"    {launch.parts[0].name}(blockIdx.x, gridDim.x, {names});")
+        else:
+            lines.append("    const long long block = blockIdx.x;")
+            for i, part in enumerate(launch.parts):
+                start = f"ends[{i - 1}]" if i else "0"
+                call = f"{part.name}(block - {start}, ends[{i}] - {start}, {names});"
+                lines.append(f"    if (block < ends[{i}]) {{ {call} return; }}")
+        return [*lines, "}", ""]
+
+    def _param(self, name: str, launch: Launch) -> str:
+        kind = TYPES[self.step.pointers[name]]
+        text = "\n".join(t for p in launch.parts for t in _code(p.body))
+        # Memory of sums is read while other blocks write it.
+        written = re.search(rf"\b{name}\[[^=]*\] [-+]?= ", text) or name.startswith(("s", "ticket"))
+        return f"{kind} *{name}" if written else f"const {kind} *__restrict__ {name}"
+
+
+class _Sums:
+    """Sums of all elements of a part, and its checks."""
+
+    def __init__(self, emitter: CudaEmitter) -> None:
+        self.emitter = emitter
+        self.before: list[str] = []
+        self.totals: list[tuple[Eqn, str]] = []
+        self.columns: list[Callable[[Scope], None]] = []
+        self.bad: list[str] = []
+
+    def add(self, eqn: Eqn, text: str, scope: Scope, indent: str = "") -> None:
+        """Emit how one element goes into the sum of all."""
+        total = self.emitter._total()
+        start, added = reducing(eqn, total, self.emitter._as(text, eqn), eqn.out.dtype)
+        self.before.append(f"{total} = {start}")
+        scope.put(f"{indent}{total} = {added}")
+        self.totals.append((eqn, total))
+
+    def check(self, text: str, scope: Scope) -> None:
+        """Emit a test that stops the step where it is true."""
+        name = f"bad{self.emitter.count}"
+        self.emitter.count += 1
+        self.before.append(f"{name} = b1(False)")
+        scope.put(f"{name} = logical_or({name}, {text})")
+        self.bad.append(name)
+
+    def end(self, top: Scope) -> None:
+        """Emit what is done after all loops."""
+        for name in self.bad:
+            top.put(f"if {name}:")
+            top.put("    fail(status, 2)")
+        if not self.totals and not self.columns:
+            return
+        emitter = self.emitter
+        blocks = emitter.blocks
+        assert blocks is not None
+        parts = []
+        for eqn, total in self.totals:
+            parts.append(emitter._work(eqn.out.dtype, blocks))
+            top.put(f"{total} = over_block_{eqn.op.name}({total})")
+            top.put("if thread() == 0:")
+            top.put(f"    {parts[-1]}[block] = {total}")
+        ends = [column(top) for column in self.columns]
+        top.put(f"if is_last({emitter._ticket(lambda env: 1)}, blocks):")
+        for (eqn, total), part in zip(self.totals, parts, strict=True):
+            start, added = reducing(eqn, total, f"fresh({part}, c)", eqn.out.dtype)
+            top.put(f"    {total} = {start}")
+            top.put("    for c in threads(blocks):")
+            top.put(f"        {total} = {added}")
+            top.put(f"    {total} = over_block_{eqn.op.name}({total})")
+            top.put("    if thread() == 0:")
+            top.put(f"        {emitter.pointer[eqn.out]}[0] = {total}")
+        for lines in ends:
+            for text in lines or ():
+                top.put(f"    {text}")
+
+
+class _SharedColumns:
+    """Sums down the columns of a part that goes by rows: kept in the memory that a block shares."""
+
+    def __init__(self, emitter: CudaEmitter, columns: Any, teams: int, sums: _Sums) -> None:
+        self.emitter, self.columns, self.teams, self.sums = emitter, columns, teams, sums
+
+    def add(self, eqn: Eqn, text: str, scope: Scope) -> None:
+        """Emit how one element goes into the sum of its column."""
+        emitter, n, teams = self.emitter, self.columns, self.teams
+        name = f"c{emitter.count}"
+        emitter.count += 1
+        dtype = eqn.out.dtype
+        kind = TYPES[cast_of(dtype)]
+        emitter.shared_lines.append(f"    __shared__ {kind} {name}[{teams} * {n}];")
+        start = reducing(eqn, name, "", dtype)[0]
+        self.sums.before += [f"for c in threads({teams * n}):", f"    {name}[c] = {start}", "sync()"]
+        column = next(iter(scope.header.split()[1:2]))
+        place = f"(thread() // 32) * {n} + {column}" if teams > 1 else column
+        at = f"{name}[{place}]"
+        scope.put(f"{at} = {reducing(eqn, at, emitter._as(text, eqn), dtype)[1]}")
+        self.sums.columns.append(lambda top: self._end(eqn, name, top))
+
+    def _end(self, eqn: Eqn, name: str, top: Scope) -> list[str]:
+        """Emit the sums of a block; return the lines that sum those of all blocks."""
+        emitter, n, dtype = self.emitter, self.columns, eqn.out.dtype
+        blocks = emitter.blocks
+        assert blocks is not None
+        part = emitter._work(dtype, lambda env: blocks(env) * n)
+        start = reducing(eqn, "total", "", dtype)[0]
+        top.put("sync()")
+        top.put(f"for c in threads({n}):")
+        top.put(f"    total = {start}")
+        top.put(f"    for team in range({self.teams}):")
+        top.put(f"        total = {reducing(eqn, 'total', f'{name}[team * {n} + c]', dtype)[1]}")
+        top.put(f"    {part}[block * {n} + c] = total")
+        added = reducing(eqn, "total", f"fresh({part}, b * {n} + c)", dtype)[1]
+        return [
+            f"for c in threads({n}):",
+            f"    total = {start}",
+            "    for b in range(blocks):",
+            f"        total = {added}",
+            f"    {emitter.pointer[eqn.out]}[c] = total",
+        ]
+
+
+def _blocks(n: Count, per: int, most: int | None = None) -> Count:
+    """Return how many blocks take n elements, some each; at least one."""
+
+    def blocks(env: Env) -> int:
+        found = max(-(-n(env) // per), 1)
+        return found if most is None else min(found, most)
+
+    return blocks
+
+
+def _summing_blocks(n: Count) -> Count:
+    """Return how many blocks sum n elements: as few as keep a GPU busy, for each hands on a sum."""
+    return _blocks(n, 8 * THREADS, MOST_BLOCKS)
+
+
+def _code(body: Sequence[str]) -> list[str]:
+    return [text for text in body if not text.lstrip().startswith("//")]
+
+
+def _sorted(out: str, keys: str, spare: str, n: str) -> list[str]:
+    """Return lines by which a block sorts n keys: their order, equal ones by index.
+
+    A merge sort, whose merges of one width are shared among the threads.
+    """
+    return f"""\
+for c in threads({n}):
+    {out}[c] = c
+sync()
+width = 1
+while width < {n}:
+    for q in threads(({n} + 2 * width - 1) // (2 * width)):
+        low = 2 * width * q
+        middle = low + width if low + width < {n} else {n}
+        end = middle + width if middle + width < {n} else {n}
+        left = low
+        right = middle
+        for c in range(low, end):
+            first = right >= end
+            if left < middle and not first:
+                first = {keys}[{out}[left]] <= {keys}[{out}[right]]
+            if first:
+                {spare}[c] = {out}[left]
+                left += 1
+            else:
+                {spare}[c] = {out}[right]
+                right += 1
+    sync()
+    for c in threads({n}):
+        {out}[c] = {spare}[c]
+    sync()
+    width *= 2""".splitlines()
+
+
+__all__ = ["CudaStep", "Factor", "Launch", "Number", "Part", "Product", "emit"]
+_ = (Buffer, Emitted, constant)
