@@ -1,0 +1,253 @@
+"""CUDA C++ text, run on the CPU with CUDA's semantics: what tests kernels where there is no GPU.
+
+g++ compiles the text behind ``cuda_on_cpu.h``; ``fibers.cpp`` gives each thread of a block a stack
+and switches between them at barriers, shuffles and votes. Blocks run one after the other. Shared
+memory begins each block as NaN; threads and blocks run in the order that a launch names, so that
+a barrier left out shows as a wrong result in one of them.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from nnx.errors import did_you_mean
+from nnx.kernels import cache
+
+HERE = Path(__file__).parent
+MAX_THREADS = 1024
+FLAGS = ("-std=c++17", "-fPIC", "-w")
+MODULE_FLAGS = (
+    *FLAGS, "-O1", "-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing",
+    "-fno-exceptions", "-fno-rtti", "-fno-asynchronous-unwind-tables", "-fvisibility=hidden",
+    "-nostdlib", "-shared",
+)  # fmt: skip
+BOUNDS = r"(?:__launch_bounds__\s*\(\s*([^),]*)[^)]*\)\s*)?"
+KERNEL = re.compile(rf"__global__\s+{BOUNDS}(?:static\s+)?void\s+{BOUNDS}(\w+)\s*\(")
+COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+ORDERS = {"forward": 0, "reverse": 1}
+
+_lock = threading.RLock()  # one launch at a time: the threads of a block are the process's only
+
+
+class CompileError(Exception):
+    """g++ refuses the text; its messages, and the line of the first."""
+
+
+class LaunchError(Exception):
+    """What ended a launch: ``block``, ``thread``, ``kind`` and ``line`` of the text (0: unknown)."""
+
+    def __init__(self, message, block, thread, kind, line):
+        super().__init__(message)
+        self.block, self.thread, self.kind, self.line = block, thread, kind, line
+
+
+class DivergenceError(LaunchError):
+    """Threads wait for others that cannot come: another collective, another mask, a return."""
+
+
+class FaultError(LaunchError):
+    """A thread used memory that is not there, or did what the processor refuses."""
+
+
+@functools.cache
+def available():
+    """Return why no text can be run here; None where it can."""
+    if shutil.which("g++") is None:
+        return "there is no g++ to compile CUDA text for the CPU"
+    return None
+
+
+class Module:
+    """The kernels of one text, compiled once for all processes.
+
+    Raises: CompileError.
+    """
+
+    def __init__(self, source):
+        code = COMMENT.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), source)
+        found = [(name, before or after) for before, after, name in KERNEL.findall(code)]
+        self.source = source
+        self.names = [name for name, _ in found]
+        self._limits = {name: int(n) if n.isdecimal() else MAX_THREADS for name, n in found}
+        self._runtime = _runtime()
+        self._library = ctypes.CDLL(str(_compiled(source, self.names)))
+        self._shared = _Shared.in_dll(self._library, "cuda_shared_range")
+
+    def launch(self, name, grid, block, args, order="forward"):
+        """Run a kernel to its end.
+
+        ``grid`` and ``block`` are an int or (x, y). ``args`` are ints (numbers or addresses) and
+        C-contiguous arrays, of which the address is taken. ``order`` is "forward", "reverse", or a
+        seed that shuffles blocks, warps, and the lanes of each between two collectives.
+        Raises: DivergenceError, FaultError.
+        """
+        entry = self._entry(name)
+        grid, block = _pair(grid), _pair(block)
+        n_threads = block[0] * block[1]
+        if not 0 < n_threads <= self._limits[name]:
+            raise ValueError(
+                f"{name} takes 1 to {self._limits[name]} threads a block, not {n_threads}."
+            )
+        if min(grid) < 1 or grid[1] > 65535:
+            raise ValueError(f"A grid of {grid} cannot be launched.")
+        values = _arguments(name, entry.parameters.decode(), args)
+        how = ORDERS.get(order, 2) if isinstance(order, str) else 2
+        if how == 2 and not isinstance(order, int):
+            raise ValueError(f'order is "forward", "reverse" or a seed, not {order!r}.')
+        report = _Report()
+        with _lock:
+            outcome = self._runtime.cuda_launch(
+                entry.run, values, (ctypes.c_uint * 2)(*grid), (ctypes.c_uint * 2)(*block),
+                self._shared.start, self._shared.end, how, order if how == 2 else 0,
+                ctypes.byref(report),
+            )  # fmt: skip
+        if outcome:
+            raise self._error(name, report)
+
+    def _entry(self, name):
+        if name not in self.names:
+            raise KeyError(f"No kernel is called {name!r}. {did_you_mean(name, self.names)}")
+        return _Entry.in_dll(self._library, f"cuda_entry_{name}")
+
+    def _error(self, name, report):
+        kind = DivergenceError if report.outcome == 1 else FaultError
+        block, thread = tuple(report.block), tuple(report.thread)
+        message = f"{name}, block {_short(block)}: {report.text.decode()}"
+        lines = self.source.splitlines()
+        if 0 < report.line <= len(lines):
+            message += f"\n{report.line}: {lines[report.line - 1].strip()}"
+        return kind(message, block, thread, report.kind.decode(), report.line)
+
+
+class _Entry(ctypes.Structure):
+    _fields_ = (("parameters", ctypes.c_char_p), ("run", ctypes.c_void_p))
+
+
+class _Shared(ctypes.Structure):
+    _fields_ = (("start", ctypes.c_void_p), ("end", ctypes.c_void_p))
+
+
+class _Report(ctypes.Structure):
+    _fields_ = (
+        ("outcome", ctypes.c_int),
+        ("block", ctypes.c_uint * 2),
+        ("thread", ctypes.c_uint * 3),
+        ("line", ctypes.c_int),
+        ("kind", ctypes.c_char * 32),
+        ("text", ctypes.c_char * 416),
+    )
+
+
+def _pair(size):
+    return (size, 1) if isinstance(size, int) else (*size, 1)[:2]
+
+
+def _short(index):
+    return str(index[0]) if not any(index[1:]) else str(index)
+
+
+def _arguments(name, parameters, args):
+    """Return the 64 bits of each argument."""
+    if len(args) != len(parameters):
+        raise TypeError(f"{name} takes {len(parameters)} arguments, not {len(args)}.")
+    values = (ctypes.c_uint64 * max(1, len(args)))()
+    for i, (arg, parameter) in enumerate(zip(args, parameters, strict=True)):
+        if isinstance(arg, np.ndarray):
+            if parameter != "p":
+                raise TypeError(f"Parameter {i} of {name} is a number, and was given an array.")
+            if not arg.flags.c_contiguous:
+                raise ValueError(f"Argument {i} of {name} is not C-contiguous.")
+            values[i] = arg.ctypes.data
+        elif isinstance(arg, int | np.integer):
+            values[i] = int(arg) % 2**64
+        else:
+            raise TypeError(
+                f"Argument {i} of {name} is of {type(arg).__name__}; ints and arrays are taken."
+            )
+    return values
+
+
+# Compilation
+
+
+def _folder():
+    folder = (cache.directory() or _own_folder()) / "cuda_on_cpu"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@functools.cache
+def _own_folder():
+    folder = tempfile.mkdtemp(prefix="nnx-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def _built(stem, text, flags, *parts):
+    """Return the library of a C++ text: from the cache, or new."""
+    content = "\0".join((text, *flags, *parts))
+    path = _folder() / f"{stem}_{hashlib.sha256(content.encode()).hexdigest()[:40]}.so"
+    if path.exists():
+        return path
+    if reason := available():
+        raise RuntimeError(reason)
+    temporary = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.tmp")
+    command = ["g++", "-x", "c++", "-", "-o", str(temporary), *flags]
+    try:
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}
+        )
+        if done.returncode:
+            raise CompileError(_shown(done.stderr, text))
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+    return path
+
+
+def _shown(messages, text):
+    """Return g++'s messages with the line of the text that the first of them is about."""
+    found = re.search(r"^module\.cu:(\d+):", messages, re.MULTILINE)
+    if found is None:
+        return messages
+    lines = text[text.index('"module.cu"\n') + len('"module.cu"\n') :].splitlines()
+    number = int(found[1])
+    return f"{messages}\n{number}: {lines[number - 1]}" if number <= len(lines) else messages
+
+
+@functools.cache
+def _runtime_path():
+    return _built("fibers", (HERE / "fibers.cpp").read_text(), (*FLAGS, "-O2", "-shared"))
+
+
+@functools.cache
+def _runtime():
+    library = ctypes.CDLL(str(_runtime_path()))
+    library.cuda_launch.argtypes = (
+        ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_uint),
+        ctypes.POINTER(ctypes.c_uint), ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int,
+        ctypes.c_uint64, ctypes.c_void_p,
+    )  # fmt: skip
+    return library
+
+
+def _compiled(source, names):
+    header = HERE / "cuda_on_cpu.h"
+    table = "".join(f"CUDA_ENTRY({name})\n" for name in names)
+    text = f'#line 1 "module.cu"\n{source}\n#line 1 "table.h"\n{table}CUDA_SHARED\n'
+    # The module finds its runtime by the path it was linked with.
+    # -x none: the library after it is no C++ text.
+    flags = ("-include", str(header), *MODULE_FLAGS, "-x", "none", str(_runtime_path()))
+    return _built("module", text, flags, header.read_text())
