@@ -43,7 +43,6 @@ _LOOPS = {
     "threads": "for (long long {0} = threadIdx.x; {0} < {1}; {0} += 256) {{",
     "tile": "for (long long {0} = {1} + threadIdx.x / {3}; {0} < {2}; {0} += 256 / {3}) {{",
 }
-_WORDS = {"tickets": "tickets", "status": "status"}
 
 
 def translated(lines: Sequence[str]) -> list[str]:
@@ -55,6 +54,7 @@ class _Translation:
     def __init__(self) -> None:
         self.out: list[str] = []
         self.blocks: list[tuple[int, set[str]]] = [(1, set())]
+        self.comments: list[str] = []
 
     def run(self, lines: Sequence[str]) -> list[str]:
         for line in [one for text in lines for one in text.split("\n")]:
@@ -80,10 +80,12 @@ class _Translation:
 
     def _line(self, depth: int, text: str) -> None:
         if text.startswith("#"):
-            # Where code follows; a comment closes no block.
-            self.out.append(INDENT * max(depth, 1) + "//" + text[1:])
+            self.comments.append("//" + text[1:])
             return
         self._close(depth)
+        for comment in self.comments:  # which stand in the block of the code after them
+            self._put(comment)
+        self.comments = []
         if text == "else:":
             self._put("else {")
             self._open()

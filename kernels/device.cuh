@@ -18,7 +18,7 @@ typedef unsigned long long u64;
 typedef float f32;
 typedef double f64;
 
-#define NNX_INLINE static __device__ __forceinline__
+#define NNX_INLINE __device__ __forceinline__
 
 constexpr f64 inf = __builtin_huge_val();
 #define NNX_NAN (::nnx::inf - ::nnx::inf)
@@ -30,7 +30,7 @@ template <class T> struct is_bool { static constexpr bool value = false; };
 template <> struct is_bool<b1> { static constexpr bool value = true; };
 
 // Casts: whole numbers wrap, floats are cut towards 0; a narrow target goes by way of 32 bits.
-template <class T, class S> NNX_INLINE T cast(S x) {
+template <class T, class S> static NNX_INLINE T cast(S x) {
     if constexpr (is_bool<T>::value)
         return x != S(0);
     else if constexpr (is_float<S>::value && !is_float<T>::value && sizeof(T) < 4)
@@ -39,11 +39,11 @@ template <class T, class S> NNX_INLINE T cast(S x) {
         return T(x);
 }
 
-NNX_INLINE f64 f64_of(i64 bits) { return __longlong_as_double(bits); }
-NNX_INLINE u32 bits_of(f32 x) { return u32(__float_as_int(x)); }
-NNX_INLINE u64 bits_of(f64 x) { return u64(__double_as_longlong(x)); }
+static NNX_INLINE f64 f64_of(i64 bits) { return __longlong_as_double(bits); }
+static NNX_INLINE u32 bits_of(f32 x) { return u32(__float_as_int(x)); }
+static NNX_INLINE u64 bits_of(f64 x) { return u64(__double_as_longlong(x)); }
 
-NNX_INLINE i64 floor_mod(i64 a, i64 b) {
+static NNX_INLINE i64 floor_mod(i64 a, i64 b) {
     const i64 r = a % b;
     return r < 0 ? r + b : r;
 }
@@ -51,8 +51,8 @@ NNX_INLINE i64 floor_mod(i64 a, i64 b) {
 // Elementary functions
 
 #define NNX_UNARY(name, narrow, wide)                        \
-    NNX_INLINE f32 name(f32 x) { return narrow(x); }         \
-    NNX_INLINE f64 name(f64 x) { return wide(x); }
+    static NNX_INLINE f32 name(f32 x) { return narrow(x); }         \
+    static NNX_INLINE f64 name(f64 x) { return wide(x); }
 NNX_UNARY(exp, ::expf, ::exp)
 NNX_UNARY(expm1, ::expm1f, ::expm1)
 NNX_UNARY(log, ::logf, ::log)
@@ -77,76 +77,76 @@ NNX_UNARY(ceil, ::ceilf, ::ceil)
 NNX_UNARY(trunc, ::truncf, ::trunc)
 NNX_UNARY(round, ::rintf, ::rint)
 
-NNX_INLINE f32 atan2(f32 y, f32 x) { return ::atan2f(y, x); }
-NNX_INLINE f64 atan2(f64 y, f64 x) { return ::atan2(y, x); }
-NNX_INLINE f32 hypot(f32 x, f32 y) { return ::hypotf(x, y); }
-NNX_INLINE f64 hypot(f64 x, f64 y) { return ::hypot(x, y); }
-NNX_INLINE f32 copysign(f32 x, f32 y) { return ::copysignf(x, y); }
-NNX_INLINE f64 copysign(f64 x, f64 y) { return ::copysign(x, y); }
-NNX_INLINE f32 fmod_of(f32 x, f32 y) { return ::fmodf(x, y); }
-NNX_INLINE f64 fmod_of(f64 x, f64 y) { return ::fmod(x, y); }
-NNX_INLINE f32 fabs_of(f32 x) { return ::fabsf(x); }
-NNX_INLINE f64 fabs_of(f64 x) { return ::fabs(x); }
+static NNX_INLINE f32 atan2(f32 y, f32 x) { return ::atan2f(y, x); }
+static NNX_INLINE f64 atan2(f64 y, f64 x) { return ::atan2(y, x); }
+static NNX_INLINE f32 hypot(f32 x, f32 y) { return ::hypotf(x, y); }
+static NNX_INLINE f64 hypot(f64 x, f64 y) { return ::hypot(x, y); }
+static NNX_INLINE f32 copysign(f32 x, f32 y) { return ::copysignf(x, y); }
+static NNX_INLINE f64 copysign(f64 x, f64 y) { return ::copysign(x, y); }
+static NNX_INLINE f32 fmod_of(f32 x, f32 y) { return ::fmodf(x, y); }
+static NNX_INLINE f64 fmod_of(f64 x, f64 y) { return ::fmod(x, y); }
+static NNX_INLINE f32 fabs_of(f32 x) { return ::fabsf(x); }
+static NNX_INLINE f64 fabs_of(f64 x) { return ::fabs(x); }
 
-template <class T> NNX_INLINE b1 isnan(T x) { return x != x; }
-template <class T> NNX_INLINE b1 isinf(T x) { return fabs_of(x) == T(inf); }
-template <class T> NNX_INLINE b1 isfinite(T x) { return fabs_of(x) < T(inf); }
-NNX_INLINE b1 signbit(f32 x) { return bits_of(x) >> 31; }
-NNX_INLINE b1 signbit(f64 x) { return bits_of(x) >> 63; }
+template <class T> static NNX_INLINE b1 isnan(T x) { return x != x; }
+template <class T> static NNX_INLINE b1 isinf(T x) { return fabs_of(x) == T(inf); }
+template <class T> static NNX_INLINE b1 isfinite(T x) { return fabs_of(x) < T(inf); }
+static NNX_INLINE b1 signbit(f32 x) { return bits_of(x) >> 31; }
+static NNX_INLINE b1 signbit(f64 x) { return bits_of(x) >> 63; }
 
-template <class T> NNX_INLINE T select(b1 condition, T a, T b) { return condition ? a : b; }
-template <class T> NNX_INLINE T maximum(T a, T b) {
+template <class T> static NNX_INLINE T select(b1 condition, T a, T b) { return condition ? a : b; }
+template <class T> static NNX_INLINE T maximum(T a, T b) {
     if constexpr (is_float<T>::value) {
         if (a != a) return a;
         return b != b ? b : (a > b ? a : b);
     } else
         return a > b ? a : b;
 }
-template <class T> NNX_INLINE T minimum(T a, T b) {
+template <class T> static NNX_INLINE T minimum(T a, T b) {
     if constexpr (is_float<T>::value) {
         if (a != a) return a;
         return b != b ? b : (a < b ? a : b);
     } else
         return a < b ? a : b;
 }
-template <class T> NNX_INLINE T max_reduce(T a, T b) { return maximum(a, b); }
-template <class T> NNX_INLINE T min_reduce(T a, T b) { return minimum(a, b); }
-template <class T> NNX_INLINE T sum_add(T a, T b) {
+template <class T> static NNX_INLINE T max_reduce(T a, T b) { return maximum(a, b); }
+template <class T> static NNX_INLINE T min_reduce(T a, T b) { return minimum(a, b); }
+template <class T> static NNX_INLINE T sum_add(T a, T b) {
     if constexpr (is_bool<T>::value)
         return a || b;
     else
         return T(a + b);
 }
-template <class T> NNX_INLINE T divide(T a, T b) { return a / b; }
+template <class T> static NNX_INLINE T divide(T a, T b) { return a / b; }
 
-NNX_INLINE b1 logical_and(b1 a, b1 b) { return a && b; }
-NNX_INLINE b1 logical_or(b1 a, b1 b) { return a || b; }
-NNX_INLINE b1 logical_xor(b1 a, b1 b) { return a != b; }
-NNX_INLINE b1 logical_not(b1 a) { return !a; }
+static NNX_INLINE b1 logical_and(b1 a, b1 b) { return a && b; }
+static NNX_INLINE b1 logical_or(b1 a, b1 b) { return a || b; }
+static NNX_INLINE b1 logical_xor(b1 a, b1 b) { return a != b; }
+static NNX_INLINE b1 logical_not(b1 a) { return !a; }
 
-template <class T> NNX_INLINE T abs(T x) {
+template <class T> static NNX_INLINE T abs(T x) {
     if constexpr (is_float<T>::value)
         return fabs_of(x);
     else
         return x < T(0) ? T(-x) : x;
 }
-template <class T> NNX_INLINE T sign(T x) {
+template <class T> static NNX_INLINE T sign(T x) {
     if constexpr (is_float<T>::value)
         if (x != x) return x;
     return x > T(0) ? T(1) : (x < T(0) ? T(-1) : T(0));
 }
 
-NNX_INLINE f64 logaddexp(f64 x, f64 y) {
+static NNX_INLINE f64 logaddexp(f64 x, f64 y) {
     const f64 gap = x == y ? 0.0 : fabs_of(x - y);
     return maximum(x, y) + log1p(exp(-gap));
 }
-NNX_INLINE f32 logaddexp(f32 x, f32 y) {
+static NNX_INLINE f32 logaddexp(f32 x, f32 y) {
     const f32 gap = x == y ? 0.0f : fabs_of(x - y);
     return maximum(x, y) + log1p(exp(-gap));
 }
 
 // Division with the remainder's sign that of the divisor, as NumPy's npy_divmod does it.
-template <class T> NNX_INLINE T remainder(T x, T y) {
+template <class T> static NNX_INLINE T remainder(T x, T y) {
     if constexpr (is_float<T>::value) {
         const T rest = fmod_of(x, y);
         if (rest == T(0)) return copysign(T(0), y);
@@ -157,7 +157,7 @@ template <class T> NNX_INLINE T remainder(T x, T y) {
         return rest != T(0) && ((rest < T(0)) != (y < T(0))) ? T(rest + y) : rest;
     }
 }
-template <class T> NNX_INLINE T floor_divide(T x, T y) {
+template <class T> static NNX_INLINE T floor_divide(T x, T y) {
     if constexpr (is_float<T>::value) {
         const T plain = x / y;
         if (y == T(0)) return plain;
@@ -175,9 +175,9 @@ template <class T> NNX_INLINE T floor_divide(T x, T y) {
     }
 }
 
-NNX_INLINE f32 pow(f32 x, f32 y) { return ::powf(x, y); }
-NNX_INLINE f64 pow(f64 x, f64 y) { return ::pow(x, y); }
-template <class T> NNX_INLINE T pow(T x, T y) {
+static NNX_INLINE f32 pow(f32 x, f32 y) { return ::powf(x, y); }
+static NNX_INLINE f64 pow(f64 x, f64 y) { return ::pow(x, y); }
+template <class T> static NNX_INLINE T pow(T x, T y) {
     if (T(-1) < T(0) && y < T(0)) {
         if (x == T(1)) return T(1);
         if (x == T(-1)) return y % T(2) ? T(-1) : T(1);
@@ -190,10 +190,10 @@ template <class T> NNX_INLINE T pow(T x, T y) {
     }
     return T(out);
 }
-template <class T, class N> NNX_INLINE T shift_left(T x, N n) {
+template <class T, class N> static NNX_INLINE T shift_left(T x, N n) {
     return u64(n) < 8 * sizeof(T) ? T(u64(x) << u64(n)) : T(0);
 }
-template <class T, class N> NNX_INLINE T shift_right(T x, N n) {
+template <class T, class N> static NNX_INLINE T shift_right(T x, N n) {
     if (u64(n) < 8 * sizeof(T)) return T(x >> n);
     return x < T(0) ? T(-1) : T(0);
 }
@@ -202,7 +202,7 @@ template <class T, class N> NNX_INLINE T shift_right(T x, N n) {
 
 struct Words { u32 a, b, c, d; };
 
-NNX_INLINE Words random_block(i64 seed, i64 stream, i64 block) {
+static NNX_INLINE Words random_block(i64 seed, i64 stream, i64 block) {
     u32 k0 = u32(seed), k1 = u32(u64(seed) >> 32);
     u32 c0 = u32(block), c1 = u32(u64(block) >> 32), c2 = u32(stream), c3 = u32(u64(stream) >> 32);
     for (int i = 0; i < 10; i++) {
@@ -217,23 +217,23 @@ NNX_INLINE Words random_block(i64 seed, i64 stream, i64 block) {
     }
     return {c0, c1, c2, c3};
 }
-NNX_INLINE b1 bernoulli_word(u32 word, i64 threshold) { return i64(word) < threshold; }
-NNX_INLINE u64 pair_u64(u32 low, u32 high) { return u64(high) << 32 | low; }
-NNX_INLINE f32 uniform_f32(u32 word) { return f32(word >> 8) * 0x1p-24f; }
-NNX_INLINE f64 uniform_f64(u32 low, u32 high) { return f64(pair_u64(low, high) >> 11) * 0x1p-53; }
-NNX_INLINE i64 scaled_i64(u64 low, u64 high, u64 span, u64 start) {
+static NNX_INLINE b1 bernoulli_word(u32 word, i64 threshold) { return i64(word) < threshold; }
+static NNX_INLINE u64 pair_u64(u32 low, u32 high) { return u64(high) << 32 | low; }
+static NNX_INLINE f32 uniform_f32(u32 word) { return f32(word >> 8) * 0x1p-24f; }
+static NNX_INLINE f64 uniform_f64(u32 low, u32 high) { return f64(pair_u64(low, high) >> 11) * 0x1p-53; }
+static NNX_INLINE i64 scaled_i64(u64 low, u64 high, u64 span, u64 start) {
     if (span == 0) return i64(high + start);
     const u64 carry = __umul64hi(low, span), middle = high * span;
     return i64(__umul64hi(high, span) + (middle + carry < carry) + start);
 }
 
-template <int N> NNX_INLINE f64 horner(const f64 (&c)[N], f64 x) {
+template <int N> static NNX_INLINE f64 horner(const f64 (&c)[N], f64 x) {
     f64 total = c[0];
 #pragma unroll
     for (int i = 1; i < N; i++) total = total * x + c[i];
     return total;
 }
-NNX_INLINE f64 log_exact(f64 x) {
+static NNX_INLINE f64 log_exact(f64 x) {
     const f64 series_of[] = {LOG_SERIES};
     const i64 bits = i64(bits_of(x)), k = (bits - SQRT_HALF_BITSLL) >> 52;
     const f64 f = f64_of(bits - i64(u64(k) << 52)) - 1.0;
@@ -241,7 +241,7 @@ NNX_INLINE f64 log_exact(f64 x) {
     const f64 series = horner(series_of, z) * z;
     return exponent * LN2_HIGH - ((s * (f - series) - exponent * LN2_LOW) - f);
 }
-NNX_INLINE f64 normal_quantile(f64 q) {
+static NNX_INLINE f64 normal_quantile(f64 q) {
     const f64 size = fabs_of(q);
     if (size <= 0.425) {
         const f64 over[] = {CENTRE_0}, under[] = {CENTRE_1};
@@ -259,10 +259,10 @@ NNX_INLINE f64 normal_quantile(f64 q) {
     }
     return copysign(tail, q);
 }
-NNX_INLINE f64 normal_f32(u32 word) {
+static NNX_INLINE f64 normal_f32(u32 word) {
     return normal_quantile((f64(word) - (0x1p31 - 0.5)) * 0x1p-32);
 }
-NNX_INLINE f64 normal_f64(u32 low, u32 high) {
+static NNX_INLINE f64 normal_f64(u32 low, u32 high) {
     return normal_quantile((f64(pair_u64(low, high) >> 12) - (0x1p51 - 0.5)) * 0x1p-52);
 }
 
@@ -271,9 +271,9 @@ NNX_INLINE f64 normal_f64(u32 low, u32 high) {
 constexpr int THREADS = 256;
 constexpr int WARPS = THREADS / 32;
 
-template <class T> NNX_INLINE T fresh(const T *p, i64 i) { return *(const volatile T *)(p + i); }
-NNX_INLINE b1 failed(const i64 *status) { return fresh(status, 0) != 0; }
-NNX_INLINE void fail(i64 *status, i64 reason) { *(volatile i64 *)status = reason; }
+template <class T> static NNX_INLINE T fresh(const T *p, i64 i) { return *(const volatile T *)(p + i); }
+static NNX_INLINE b1 failed(const i64 *status) { return fresh(status, 0) != 0; }
+static NNX_INLINE void fail(i64 *status, i64 reason) { *(volatile i64 *)status = reason; }
 
 struct Sum { template <class T> static NNX_INLINE T of(T a, T b) { return sum_add(a, b); } };
 struct Prod { template <class T> static NNX_INLINE T of(T a, T b) { return T(a * b); } };
@@ -282,7 +282,7 @@ struct Min { template <class T> static NNX_INLINE T of(T a, T b) { return minimu
 struct Any { static NNX_INLINE b1 of(b1 a, b1 b) { return a || b; } };
 struct All { static NNX_INLINE b1 of(b1 a, b1 b) { return a && b; } };
 
-template <class T> NNX_INLINE T shuffled(T x, int lanes) {
+template <class T> static NNX_INLINE T shuffled(T x, int lanes) {
     if constexpr (sizeof(T) == 8) {
         const i64 bits = *(const i64 *)&x;
         const u32 low = __shfl_xor_sync(0xffffffffu, u32(bits), lanes);
@@ -296,13 +296,13 @@ template <class T> NNX_INLINE T shuffled(T x, int lanes) {
 }
 
 // Over the 32 lanes of a warp; all of them get the result.
-template <class Op, class T> NNX_INLINE T over_warp(T x) {
+template <class Op, class T> static NNX_INLINE T over_warp(T x) {
 #pragma unroll
     for (int lanes = 16; lanes; lanes >>= 1) x = Op::of(x, shuffled(x, lanes));
     return x;
 }
 // Over the threads of a block; all of them get the result.
-template <class Op, class T> NNX_INLINE T over_block(T x) {
+template <class Op, class T> static NNX_INLINE T over_block(T x) {
     __shared__ T parts[WARPS];
     x = over_warp<Op>(x);
     __syncthreads();
@@ -314,7 +314,7 @@ template <class Op, class T> NNX_INLINE T over_block(T x) {
     return x;
 }
 // Over the threads whose numbers are equal modulo WIDTH; the first of them get the result.
-template <class Op, int WIDTH, class T> NNX_INLINE T over_rows(T x) {
+template <class Op, int WIDTH, class T> static NNX_INLINE T over_rows(T x) {
     __shared__ T parts[THREADS];
     __syncthreads();
     parts[threadIdx.x] = x;
@@ -324,7 +324,7 @@ template <class Op, int WIDTH, class T> NNX_INLINE T over_rows(T x) {
     return x;
 }
 // Whether this block is the last of ``blocks`` to arrive at a ticket, which is 0 before and after.
-NNX_INLINE b1 is_last(u32 *ticket, i64 blocks) {
+static NNX_INLINE b1 is_last(u32 *ticket, i64 blocks) {
     __shared__ b1 last;
     __threadfence();
     __syncthreads();
@@ -339,8 +339,8 @@ NNX_INLINE b1 is_last(u32 *ticket, i64 blocks) {
 
 // Four numbers that are read or written at once.
 template <class T> struct alignas(4 * sizeof(T)) Four { T at[4]; };
-template <class T> NNX_INLINE Four<T> four(const T *p, i64 i) { return *(const Four<T> *)(p + i); }
-template <class T> NNX_INLINE void put_four(T *p, i64 i, Four<T> x) { *(Four<T> *)(p + i) = x; }
-template <class T> NNX_INLINE b1 in_fours(const T *p) { return u64(p) % (4 * sizeof(T)) == 0; }
+template <class T> static NNX_INLINE Four<T> four(const T *p, i64 i) { return *(const Four<T> *)(p + i); }
+template <class T> static NNX_INLINE void put_four(T *p, i64 i, Four<T> x) { *(Four<T> *)(p + i) = x; }
+template <class T> static NNX_INLINE b1 in_fours(const T *p) { return u64(p) % (4 * sizeof(T)) == 0; }
 
 }  // namespace nnx

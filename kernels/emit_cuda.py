@@ -24,11 +24,11 @@ from nnx.graph import CHECK, DRAW, Eqn, Graph, Var, line
 from nnx.kernels.cuda_text import TYPES, library, translated
 from nnx.kernels.draws import drawn
 from nnx.kernels.emit_numba import Emitter
-from nnx.kernels.expressions import CAST, cast_of, constant
+from nnx.kernels.expressions import CAST, cast_of
 from nnx.kernels.groups import Group, Plan, is_view
-from nnx.kernels.memory import Buffer, lifetimes, shared
+from nnx.kernels.memory import lifetimes, shared
 from nnx.kernels.nests import reducing
-from nnx.kernels.text import Emitted, Scope, cannot_compile
+from nnx.kernels.text import Scope, cannot_compile
 from nnx.scalar import Env, Scalar, evaluator, text_of
 
 Count = Callable[[Env], int]
@@ -162,9 +162,8 @@ class CudaEmitter(Emitter):
         self.plan = GpuPlan(graph, updates)
         self.step = CudaStep()
         self.scratch: list[tuple[str, Count, int]] = []
-        self.made: list[tuple[int, Part | Product]] = []
-        self.blocks: Count | None = None
-        self.shared_lines: list[str] = []
+        self.n_parts = 0
+        self._start()
 
     # Numbers of a call
 
@@ -213,7 +212,6 @@ class CudaEmitter(Emitter):
         texts: dict[int, Part | Product] = {}
         for i, group in enumerate(self.plan.groups):
             texts[i] = self._made(group)
-        self.made = []
         copies = len(self.plan.groups)
         for k, (name, x) in enumerate(self.copies):
             texts[copies + k] = self._copied(name, x)
@@ -332,9 +330,7 @@ class CudaEmitter(Emitter):
         if group.alone and self._is_blas(group.eqns[0]):
             self.ready.add(group.eqns[0].out)
             return self._product(group.eqns[0])
-        self.top = Scope(None, frozenset(), 1)
-        self.blocks = None
-        self.shared_lines = []
+        self._start()
         if group.alone:
             self._alone(group.eqns[0])
         else:
@@ -346,10 +342,15 @@ class CudaEmitter(Emitter):
         written = [eqn.out for eqn in group.eqns if eqn.out in self.pointer]
         return self._part(group.eqns, read, written)
 
-    def _copied(self, name: str, x: Var) -> Part:
+    def _start(self) -> None:
+        """Begin the text of a part."""
         self.top = Scope(None, frozenset(), 1)
-        self.blocks = None
-        self.shared_lines = []
+        self.shared_lines: list[str] = []
+        self.blocks: Count = lambda env: 1
+        self.serial = False  # whether one thread does all of it
+
+    def _copied(self, name: str, x: Var) -> Part:
+        self._start()
         self._copy(name, x)
         part = self._part((), list(self._roots(x)), [])
         return part._replace(body=self._guarded([name], list(part.body)))
@@ -357,10 +358,9 @@ class CudaEmitter(Emitter):
     def _part(self, eqns: Sequence[Eqn], read: Sequence[Var], written: Sequence[Var]) -> Part:
         body = [*self.shared_lines, *translated(self.top.lines)]
         names = [self.pointer[x] for x in written]
-        assert self.blocks is not None
-        self.made.append((0, None))  # type: ignore[arg-type]
+        self.n_parts += 1
         return Part(
-            f"part{len(self.made) - 1}", self._guarded(names, body), self.blocks, tuple(eqns),
+            f"part{self.n_parts - 1}", self._guarded(names, body), self.blocks, tuple(eqns),
             tuple(dict.fromkeys(read)), tuple(written),
         )  # fmt: skip
 
@@ -373,11 +373,11 @@ class CudaEmitter(Emitter):
     # Loops
 
     def _loops(self, sizes: Sequence[Any], scope: Scope) -> tuple[list[str], Scope]:
-        """Open nested loops; the outermost of a part are shared among its threads."""
-        if self.blocks is not None:
+        """Open nested loops; the outermost are shared among the threads of a part."""
+        if self.serial or scope.parent is not self.top:
             return super()._loops(sizes, scope)
-        n = shapes.size(sizes)
-        self.blocks = _blocks(count_of(n), THREADS)
+        mine, before = _blocks(count_of(shapes.size(sizes)), THREADS), self.blocks
+        self.blocks = lambda env: max(mine(env), before(env))
         return self._spread("grid", sizes, scope)
 
     def _spread(
@@ -680,9 +680,9 @@ class CudaEmitter(Emitter):
 
     def _scattered(self, eqn: Eqn) -> None:
         """Emit additions at indices: one thread does all that may go to the same place."""
-        self.blocks = lambda env: 1
         lines = self.top.lines
         self.top.lines = []
+        self.serial = True
         super()._indexed(eqn)
         inside = self.top.lines
         self.top.lines = [*lines, "    if block == 0 and thread() == 0:"]
@@ -769,17 +769,21 @@ class CudaEmitter(Emitter):
             lines += [f"    {text}" for text in self.head if text.split()[2] in words]
             lines += [*part.body, "}", ""]
         lines.append(
-            f'extern "C" __global__ void __launch_bounds__({THREADS}) {launch.name}('
-            f"{given}, const long long *__restrict__ ends) {{"
+            f'extern "C" __global__ void __launch_bounds__({THREADS}) {launch.name}({given}) {{'
         )
         if len(launch.parts) == 1:
             lines.append(f"    {launch.parts[0].name}(blockIdx.x, gridDim.x, {names});")
         else:
-            lines.append("    const long long block = blockIdx.x;")
+            # Each part has blocks of its own.
+            lines.append("    long long block = blockIdx.x, blocks;")
             for i, part in enumerate(launch.parts):
-                start = f"ends[{i - 1}]" if i else "0"
-                call = f"{part.name}(block - {start}, ends[{i}] - {start}, {names});"
-                lines.append(f"    if (block < ends[{i}]) {{ {call} return; }}")
+                self.step.numbers.append(Number(True, part.blocks))
+                if i:
+                    lines.append("    block -= blocks;")
+                lines.append(f"    blocks = call[{len(self.step.numbers) - 1}];")
+                lines.append(
+                    f"    if (block < blocks) return {part.name}(block, blocks, {names});"
+                )
         return [*lines, "}", ""]
 
     def _param(self, name: str, launch: Launch) -> str:
@@ -825,7 +829,6 @@ class _Sums:
             return
         emitter = self.emitter
         blocks = emitter.blocks
-        assert blocks is not None
         parts = []
         for eqn, total in self.totals:
             parts.append(emitter._work(eqn.out.dtype, blocks))
@@ -873,7 +876,6 @@ class _SharedColumns:
         """Emit the sums of a block; return the lines that sum those of all blocks."""
         emitter, n, dtype = self.emitter, self.columns, eqn.out.dtype
         blocks = emitter.blocks
-        assert blocks is not None
         part = emitter._work(dtype, lambda env: blocks(env) * n)
         start = reducing(eqn, "total", "", dtype)[0]
         top.put("sync()")
@@ -946,4 +948,3 @@ while width < {n}:
 
 
 __all__ = ["CudaStep", "Factor", "Launch", "Number", "Part", "Product", "emit"]
-_ = (Buffer, Emitted, constant)

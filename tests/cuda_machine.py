@@ -1,0 +1,77 @@
+"""A machine without a GPU: kernels run as `tests.cuda_on_cpu` does, products are NumPy's."""
+
+import numpy as np
+
+from tests.cuda_on_cpu import Module
+
+THREADS = 256
+
+
+class Memory:
+    """Bytes of the host at an address."""
+
+    def __init__(self, n):
+        self.bytes = np.zeros(n + 256, np.uint8)
+        start = self.bytes.ctypes.data
+        self.address = start + -start % 256
+
+
+class Machine:
+    """Runs a step on the host. ``order`` is that of `Module.launch`; ``launches`` counts."""
+
+    def __init__(self, order="forward"):
+        self.order, self.launches, self.products = order, 0, 0
+
+    def load(self, source):
+        module = Module(source)
+        return {name: (module, name) for name in module.names}
+
+    def memory(self, n):
+        return Memory(n)
+
+    def launch(self, kernel, blocks, arguments):
+        module, name = kernel
+        module.launch(name, blocks, THREADS, arguments, order=self.order)
+        self.launches += 1
+
+    def multiply(self, p):
+        self.products += 1
+        for i in range(p.count):
+            left = _matrix(p.left, i * p.left_step, p.m, p.k, p.left_leading, p.left_transposed, p)
+            right = _matrix(
+                p.right, i * p.right_step, p.k, p.n, p.right_leading, p.right_transposed, p
+            )
+            with np.errstate(all="ignore"):
+                _matrix(p.out, i * p.m * p.n, p.m, p.n, p.n, False, p)[...] = left @ right
+
+    def copy(self, target, source, n):
+        _bytes(target, n)[:] = _bytes(source, n)
+
+    def clear(self, target, n):
+        _bytes(target, n)[:] = 0
+
+    def upload(self, target, array):
+        _bytes(target, array.nbytes)[:] = array.view(np.uint8)
+
+    def download(self, source, n):
+        return _bytes(source, 8 * n).view(np.int64).copy()
+
+
+class _At:
+    def __init__(self, address, n):
+        self.__array_interface__ = {
+            "version": 3, "shape": (n,), "typestr": "|u1", "data": (int(address), False),
+        }  # fmt: skip
+
+
+def _bytes(address, n):
+    return np.asarray(_At(address, n))
+
+
+def _matrix(address, offset, rows, columns, leading, transposed, p):
+    if transposed:
+        return _matrix(address, offset, columns, rows, leading, False, p).T
+    width = np.dtype(p.dtype).itemsize
+    n = (rows - 1) * leading + columns
+    flat = _bytes(address + offset * width, n * width).view(p.dtype)
+    return np.lib.stride_tricks.as_strided(flat, (rows, columns), (leading * width, width))
