@@ -273,7 +273,13 @@ constexpr int WARPS = THREADS / 32;
 
 template <class T> static NNX_INLINE T fresh(const T *p, i64 i) { return *(const volatile T *)(p + i); }
 static NNX_INLINE b1 failed(const i64 *status) { return fresh(status, 0) != 0; }
-static NNX_INLINE void fail(i64 *status, i64 reason) { *(volatile i64 *)status = reason; }
+// Only the first step that fails counts: those after it replace nothing.
+static NNX_INLINE void fail(const i64 *call, i64 *status, i64 reason) {
+    if (failed(status)) return;
+    ((volatile i64 *)status)[1] = call[0];
+    __threadfence();
+    *(volatile i64 *)status = reason;
+}
 
 struct Sum { template <class T> static NNX_INLINE T of(T a, T b) { return sum_add(a, b); } };
 struct Prod { template <class T> static NNX_INLINE T of(T a, T b) { return T(a * b); } };
@@ -344,3 +350,20 @@ template <class T> static NNX_INLINE void put_four(T *p, i64 i, Four<T> x) { *(F
 template <class T> static NNX_INLINE b1 in_fours(const T *p) { return u64(p) % (4 * sizeof(T)) == 0; }
 
 }  // namespace nnx
+
+// Rows of a table, by number, one after the other; width counts the bytes of one.
+extern "C" __global__ void __launch_bounds__(256) gather(
+    char *target, const char *source, const long long *order, long long n, long long width
+) {
+    const bool words = (width | (long long)target | (long long)source) % 16 == 0;
+    const long long step = words ? 16 : 1, each = width / step;
+    for (long long i = blockIdx.x * 256ll + threadIdx.x; i < n * each; i += gridDim.x * 256ll) {
+        const long long row = i / each, at = (i % each) * step;
+        const char *from = source + order[row] * width + at;
+        char *to = target + row * width + at;
+        if (words)
+            *(nnx::Four<float> *)to = *(const nnx::Four<float> *)from;
+        else
+            *to = *from;
+    }
+}

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from nnx import dtypes, shapes
-from nnx.graph import CHECK, DRAW, Eqn, Graph, Var, line
+from nnx.graph import CHECK, Eqn, Graph, Var, line, same_shape
 from nnx.kernels.cuda_text import TYPES, library, translated
 from nnx.kernels.draws import drawn
 from nnx.kernels.emit_numba import Emitter
@@ -134,24 +134,20 @@ class GpuPlan(Plan):
         return super()._joins(eqn, group)
 
     def _mixes(self, eqn: Eqn, group: Group) -> bool:
-        kinds = {self.reduction(e) for e in (*group.eqns, eqn)}
+        """Return whether an eqn would bring loops over rows and long columns together."""
+        eqns = (*group.eqns, eqn)
+        if all(self.reduction(e) != "column" for e in eqns):
+            return False
         columns = group.domain[-1] if group.domain else 1
-        short = not isinstance(columns, Scalar) and columns <= SHARED_COLUMNS
-        by_rows = "row" in kinds or bool(group.rows)
-        if not short and "column" in kinds:
-            # Also an element of a row, which may make loops over rows of those of columns.
-            of_row = self.reduction(eqn) == "other" and any(
-                text_of(n) != text_of(m) for n, m in zip(
-                    eqn.inputs[0].shape if eqn.op is CHECK else eqn.out.shape, group.domain,
-                    strict=False,
-                )
-            )  # fmt: skip
-            return by_rows or of_row or self._is_row_value(eqn, group)
-        return False
+        if not isinstance(columns, Scalar) and columns <= SHARED_COLUMNS:
+            return False
+        return any(self.is_by_rows(e, group) for e in eqns)
 
-    def _is_row_value(self, eqn: Eqn, group: Group) -> bool:
-        shape = eqn.inputs[0].shape if eqn.op is CHECK else eqn.out.shape
-        return len(shape) != len(group.domain) and self.reduction(eqn) == "other"
+    def is_by_rows(self, eqn: Eqn, group: Group) -> bool:
+        """Return whether an eqn needs loops over the rows of its group."""
+        kind = self.reduction(eqn)
+        shape = eqn.inputs[0].shape if kind != "other" or eqn.op is CHECK else eqn.out.shape
+        return kind == "row" or not same_shape(shape, group.domain)
 
 
 class CudaEmitter(Emitter):
@@ -159,7 +155,7 @@ class CudaEmitter(Emitter):
 
     def __init__(self, graph: Graph, updates: dict[int, int], kinds: dict[str, bool]) -> None:
         super().__init__(graph, updates, kinds)
-        self.plan = GpuPlan(graph, updates)
+        self.plan: GpuPlan = GpuPlan(graph, updates)
         self.step = CudaStep()
         self.scratch: list[tuple[str, Count, int]] = []
         self.n_parts = 0
@@ -177,7 +173,7 @@ class CudaEmitter(Emitter):
             example = {name: 3 if whole else 2.5 for name, whole in self.kinds.items()}
             whole = isinstance(value(example), int)
             self.numbers[key] = f"k{len(self.numbers)}"
-            at = f"call[{len(self.step.numbers)}]"
+            at = f"call[{1 + len(self.step.numbers)}]"
             self.step.numbers.append(Number(whole, value))
             read = at if whole else f"nnx::f64_of({at})"
             if dtype is not None:
@@ -189,7 +185,7 @@ class CudaEmitter(Emitter):
         """Return the name of a whole number of the call that is no expression of its scalars."""
         name = f"k{len(self.numbers)}"
         self.numbers[f"={name}"] = name
-        at = f"call[{len(self.step.numbers)}]"
+        at = f"call[{1 + len(self.step.numbers)}]"
         self.step.numbers.append(Number(True, value))
         self.head.append(f"const auto {name} = {at};")
         return name
@@ -415,7 +411,7 @@ class CudaEmitter(Emitter):
 
     def _leave(self, status: int, scope: Scope) -> None:
         """Emit what a failed check does."""
-        scope.put(f"fail(status, {status})")
+        scope.put(f"fail(call, status, {status})")
         scope.put("return 0")
 
     def _scratch(self, shape: Any, dtype: Any) -> str:
@@ -437,10 +433,9 @@ class CudaEmitter(Emitter):
     # Groups
 
     def _group(self, group: Group) -> None:
-        kinds = [self.plan.reduction(eqn) for eqn in group.eqns]
-        if group.rows or "row" in kinds:
+        if any(self.plan.is_by_rows(eqn, group) for eqn in group.eqns):
             self._by_rows(group)
-        elif "column" in kinds:
+        elif any(self.plan.reduction(eqn) == "column" for eqn in group.eqns):
             self._by_columns(group)
         else:
             self._by_elements(group)
@@ -780,7 +775,7 @@ class CudaEmitter(Emitter):
                 self.step.numbers.append(Number(True, part.blocks))
                 if i:
                     lines.append("    block -= blocks;")
-                lines.append(f"    blocks = call[{len(self.step.numbers) - 1}];")
+                lines.append(f"    blocks = call[{len(self.step.numbers)}];")
                 lines.append(
                     f"    if (block < blocks) return {part.name}(block, blocks, {names});"
                 )
@@ -824,7 +819,7 @@ class _Sums:
         """Emit what is done after all loops."""
         for name in self.bad:
             top.put(f"if {name}:")
-            top.put("    fail(status, 2)")
+            top.put("    fail(call, status, 2)")
         if not self.totals and not self.columns:
             return
         emitter = self.emitter

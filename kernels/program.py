@@ -14,6 +14,7 @@ from nnx.kernels import blas, cache
 from nnx.kernels.emit_numba import Emitted, emit
 from nnx.kernels.products import short_products_as_sums
 from nnx.locks import renew_at_fork
+from nnx.native import HOST
 from nnx.scalar import Scalar, evaluator, text_of
 
 ALIGNMENT = 64
@@ -57,6 +58,7 @@ class Program:
     def __init__(self, graph: Graph, updates: dict[int, int], kinds: dict[str, bool]) -> None:
         self.graph = passes.replaced_by_values(short_products_as_sums(graph), updates)
         self.updates, self.kinds = updates, kinds
+        self.arrays = HOST
         self.emitted = emit(self.graph, updates, kinds)
         self.source = self.emitted.source
         self.native: Any = None

@@ -155,7 +155,7 @@ def _growth(repeat: Repeat) -> dict[str, int] | None:
 class Epoch:
     """Steps of the function of a repeated call whose arguments are batches of rows.
 
-    ``columns`` are host arrays, C-contiguous, one an argument, with as many rows each.
+    ``columns`` are arrays of the device, C-contiguous, one an argument, with as many rows each.
     """
 
     def __init__(self, repeat: Repeat, columns: Sequence[Any], batch: int) -> None:
@@ -174,7 +174,9 @@ class Epoch:
             return None
         growth = _growth(repeat)
         numbers = _Any(repeat, n) if growth is None else _Regular(repeat, n, growth)
-        steps = self._steps(first, order, kept, numbers)
+        on_host = self._repeat.native.arrays.on_host
+        done = self._steps if on_host else self._steps_elsewhere
+        steps = done(first, order, kept, numbers)
         repeat.count(steps.done)
         numbers.go_back(steps.done)
         if numbers.error is not None and not steps.refused:
@@ -216,4 +218,32 @@ class Epoch:
         return Steps(
             done, bool(status), [a[:done] for a in arrays],
             [r if len(r) < n * batch else r[: done * batch] for r in rows],
+        )  # fmt: skip
+
+    def _steps_elsewhere(
+        self, first: int, order: Any, kept: Sequence[int], numbers: _Numbers
+    ) -> Steps:
+        """Do steps over rows that are not in the host's memory."""
+        import numpy as np
+
+        repeat, batch, n = self._repeat, self._batch, len(numbers.words)
+        arrays, setting = repeat.native.arrays, repeat.setting
+        start, stop = first * batch, (first + n) * batch
+        places = np.arange(start, stop) if order is None else np.asarray(order[start:stop])
+        columns, rows = [], []
+        for i, array in enumerate(self._columns):
+            width = array[:1].nbytes
+            columns.append((arrays.address(array), width, i))
+            rows.append(arrays.rows(array, places) if i in kept else None)
+        made = [arrays.empty((n, *fresh.size(repeat.env)), fresh.dtype) for fresh in repeat.fresh]
+        results = [
+            (fresh.place, arrays.address(a), a[:1].nbytes)
+            for fresh, a in zip(repeat.fresh, made, strict=True)
+        ]
+        done, status = setting.run_steps(
+            n, batch, places, columns, results, numbers.words, numbers.slots
+        )
+        return Steps(
+            done, bool(status), [a[:done] for a in made],
+            [r if r is None else r[: done * batch] for r in rows],
         )  # fmt: skip

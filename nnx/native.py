@@ -1,8 +1,9 @@
-"""How native code is called on host arrays, and how what a function assigns is written in place."""
+"""How native code is called on arrays, and how what a function assigns is written in place."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 from collections.abc import Sequence
 from ctypes import addressof
@@ -30,6 +31,42 @@ def address(array: Any) -> int:
         return addressof(element_of(array))  # a fifth of the other's time
     except (TypeError, ValueError):  # read-only, empty, or not contiguous
         return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
+
+
+class HostArrays:
+    """NumPy arrays, as the caller of native code makes and finds them."""
+
+    on_host = True
+
+    @functools.cached_property
+    def kind(self) -> Any:
+        """The class of an array."""
+        import numpy as np
+
+        return np.ndarray
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> Any:
+        """Return new memory."""
+        import numpy as np
+
+        return np.empty(shape, dtype)
+
+    address = staticmethod(address)
+
+    def copied(self, array: Any) -> Any:
+        """Return a copy, its elements in order."""
+        import numpy as np
+
+        return np.array(array, order="C")
+
+    def contiguous(self, array: Any) -> Any:
+        """Return the elements in order, as they are where they are so already."""
+        import numpy as np
+
+        return np.ascontiguousarray(array)
+
+
+HOST = HostArrays()
 
 
 def _count() -> int:
@@ -73,19 +110,17 @@ class _Numbers:
 class _Fresh:
     """An output that gets new memory in every call."""
 
-    def __init__(self, place: int, shape: tuple[Any, ...], dtype: Any) -> None:
-        self.place, self.shape, self.dtype = place, shape, dtype
+    def __init__(self, place: int, shape: tuple[Any, ...], dtype: Any, arrays: HostArrays) -> None:
+        self.place, self.shape, self.dtype, self._arrays = place, shape, dtype, arrays
         self.varies = any(names_in(shape))
-        self._numbers = None if shape else _Numbers(dtype)
+        self._numbers = None if shape or not arrays.on_host else _Numbers(dtype)
 
     def made(self, env: dict[str, Any]) -> tuple[Any, int]:
         """Return an array for it, and the address."""
         if self._numbers is not None:
             return self._numbers.take()
-        import numpy as np
-
-        array = np.empty(self.size(env), self.dtype)
-        return array, address(array)
+        array = self._arrays.empty(self.size(env), self.dtype)
+        return array, self._arrays.address(array)
 
     def size(self, env: dict[str, Any]) -> tuple[int, ...]:
         """Return its shape in a call."""
@@ -93,7 +128,7 @@ class _Fresh:
 
 
 class Native:
-    """Runs native code on host arrays; what the function assigns is written in place.
+    """Runs native code on arrays; what the function assigns is written in place.
 
     An array is written in place only where its tensor is its one owner; else the tensor first gets
     a copy, so that no other tensor or view of NumPy's changes with it. Addresses are looked up
@@ -103,15 +138,15 @@ class Native:
     def __init__(self, entry: _Entry) -> None:
         import numpy as np
 
-        self._np = np
         self.entry, self.program = entry, entry.program()
+        self.arrays: HostArrays = self.program.arrays
         graph, places = entry.graph, entry.updates()
         self.updated = frozenset(places.values())
         self._last: list[Any] = [None] * len(graph.inputs)
         self._addresses = np.zeros(len(graph.inputs) + len(graph.outputs), np.int64)
         self._alone = _count() + 1  # `_last` refers to it too
         self.fresh = [
-            _Fresh(k, tuple(x.shape), np.dtype(x.dtype.name))
+            _Fresh(k, tuple(x.shape), np.dtype(x.dtype.name), self.arrays)
             for k, x in enumerate(graph.outputs)
             if k not in places
         ]
@@ -126,6 +161,9 @@ class Native:
             place += 1
         self.grads: dict[int, Tensor] = {}
         self._graded = {k: index for what, index, k in self.effects if what == "grad"}
+        if hasattr(self.program, "moving"):
+            self.program.moving = frozenset(range(entry.n_arguments)) - self.updated
+            self.program.steady = frozenset(self._graded)
         self._shared = _grad_count()
 
     def __call__(self, inputs: Sequence[Any], env: dict[str, Any]) -> list[Tensor]:
@@ -174,18 +212,18 @@ class Native:
 
     def _located(self, i: int, x: Any) -> Any:
         """Look up the address of an input, whose array is a new one, or has other owners."""
-        np = self._np
+        arrays = self.arrays
         array = x.array if isinstance(x, Tensor) else x
         if i in self.updated:
-            array = np.array(array, order="C")
+            array = arrays.copied(array)
             x.assign(array)
-        elif array.__class__ is not np.ndarray or not array.flags.c_contiguous:
-            array = np.ascontiguousarray(array)
+        elif array.__class__ is not arrays.kind or not array.flags.c_contiguous:
+            array = arrays.contiguous(array)
             self._last[i] = None
-            self._addresses[i] = address(array)
+            self._addresses[i] = arrays.address(array)
             return array
         self._last[i] = array
-        self._addresses[i] = address(array)
+        self._addresses[i] = arrays.address(array)
         return None
 
     def repeat(self, call: _Call, args: Sequence[Any], env: dict[str, Any]) -> Repeat | None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from ctypes import addressof
 from typing import TYPE_CHECKING, Any
 
-from nnx.native import LARGE, MISSED, address, element_of
+from nnx.native import HOST, LARGE, MISSED, element_of
 from nnx.op import changes, recording
 from nnx.scalar import names_in
 from nnx.tensor import Tensor, writes
@@ -184,6 +184,7 @@ class Repeat:
         """Write out how the arguments are checked, and put where they are into the table."""
         entry, emitted = self.entry, self.native.program.emitted
         words, device = text.name(self._words), text.name(entry.device)
+        find = self.native.arrays.address
         tensors, numbers, places = iter(range(entry.n_arguments)), iter(range(len(args))), []
         for k, x in enumerate(args):
             text.add(f"x = args[{k}]")
@@ -201,7 +202,7 @@ class Repeat:
                 text.add(f"if x is not {array}:")
                 text.add(f"if not {place}.fits(x):", 2)
                 text.add("return MISSED", 3)
-                text.add(f"{words}[{slot}] = {text.name(address)}(x)", 2)
+                text.add(f"{words}[{slot}] = {text.name(find)}(x)", 2)
                 text.add(f"{array} = x", 2)
                 continue
             name = f"a{next(numbers)}"
@@ -239,7 +240,8 @@ class Repeat:
             slot = f"{text.name(self._words)}[{self.slots_out[fresh.place]}]"
             tensor, device = text.name(Tensor), text.name(self.entry.device)
             shape = fresh.size(self.env)
-            if shape and 0 not in shape and not self.entry.varying & set(names_in(fresh.shape)):
+            fixed = not self.entry.varying & set(names_in(fresh.shape))
+            if self.native.arrays is HOST and shape and 0 not in shape and fixed:
                 empty, known = text.name(np.empty), text.name(shape)
                 place = f"{text.name(addressof)}({text.name(element_of)}(x))"
                 text.add(f"x = {empty}({known}, {text.name(fresh.dtype)})")

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from nnx.native import HostArrays
 from tests.cuda_on_cpu import Module
 
 THREADS = 256
@@ -16,25 +17,66 @@ class Memory:
         self.address = start + -start % 256
 
 
+class Arrays(HostArrays):
+    """NumPy's arrays as if they were in another memory."""
+
+    on_host = False
+
+    def rows(self, array, order):
+        """Return rows by number."""
+        return array[order]
+
+
 class Machine:
-    """Runs a step on the host. ``order`` is that of `Module.launch`; ``launches`` counts."""
+    """Runs a step on the host. ``order`` is that of `Module.launch`; ``launches`` counts.
+
+    A capture notes what is started, and its replay starts that again with the same arguments.
+    """
 
     def __init__(self, order="forward"):
-        self.order, self.launches, self.products = order, 0, 0
+        self.order, self.launches, self.products, self.replays = order, 0, 0, 0
+        self.arrays = Arrays()
+        self.noted = None
+        self.allocated = 0
+
+    def capture(self, function):
+        assert self.noted is None
+        self.noted = noted = []
+        function()
+        self.noted = None
+
+        def replay():
+            self.replays += 1
+            for start, arguments in noted:
+                start(*arguments)
+
+        return replay
+
+    def _later(self, start, *arguments):
+        """Return whether a call is part of a capture, and so not run now."""
+        if self.noted is not None:
+            self.noted.append((start, arguments))
+        return self.noted is not None
 
     def load(self, source):
         module = Module(source)
         return {name: (module, name) for name in module.names}
 
     def memory(self, n):
+        assert self.noted is None, "memory is taken in a capture"
+        self.allocated += n
         return Memory(n)
 
     def launch(self, kernel, blocks, arguments):
+        if self._later(self.launch, kernel, blocks, arguments):
+            return
         module, name = kernel
         module.launch(name, blocks, THREADS, arguments, order=self.order)
         self.launches += 1
 
     def multiply(self, p):
+        if self._later(self.multiply, p):
+            return
         self.products += 1
         for i in range(p.count):
             left = _matrix(p.left, i * p.left_step, p.m, p.k, p.left_leading, p.left_transposed, p)
@@ -45,15 +87,21 @@ class Machine:
                 _matrix(p.out, i * p.m * p.n, p.m, p.n, p.n, False, p)[...] = left @ right
 
     def copy(self, target, source, n):
+        if self._later(self.copy, target, source, n):
+            return
         _bytes(target, n)[:] = _bytes(source, n)
 
     def clear(self, target, n):
+        if self._later(self.clear, target, n):
+            return
         _bytes(target, n)[:] = 0
 
     def upload(self, target, array):
-        _bytes(target, array.nbytes)[:] = array.view(np.uint8)
+        assert self.noted is None, "the host's memory is read in a capture"
+        _bytes(target, array.nbytes)[:] = np.ravel(array).view(np.uint8)
 
     def download(self, source, n):
+        assert self.noted is None, "the host waits in a capture"
         return _bytes(source, 8 * n).view(np.int64).copy()
 
 
