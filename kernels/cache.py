@@ -48,7 +48,8 @@ MANY_LINES = 4000
 MAGIC = b"nnx\x00step"
 HEADER = struct.Struct("<8sI32sIQ")  # magic, format, key, bytes of names, bytes of object code
 DIGEST_BYTES = hashlib.sha256().digest_size
-FILE_NAME = re.compile(r"nnx_[0-9a-f]{40}\.(bin|py)(?P<temporary>\.[0-9a-f-]+\.tmp)?")
+# Entries, their sources, and the choices of nnx.kernels.choices.
+FILE_NAME = re.compile(r"nnx_[0-9a-f]{40}\.(bin|py|json)(?P<temporary>\.[0-9a-f-]+\.tmp)?")
 # Settings of Numba that change the code it makes.
 SETTINGS = (
     "NUMBA_CPU_NAME",
@@ -64,8 +65,8 @@ _loaded: dict[str, NativeFunction] = {}
 _warned: set[str] = set()
 
 
-class _UnusableError(RuntimeError):
-    """An entry that cannot be used; its text says what is wrong with it."""
+class UnusableError(RuntimeError):
+    """A file of this cache that cannot be used; its text says what is wrong with it."""
 
 
 def load(source: str, symbols: Mapping[str, int] | None = None) -> NativeFunction:
@@ -96,13 +97,13 @@ def _load(key: str, source: str, messages: list[str]) -> NativeFunction:
             found = _read(path, key)
             if found is not None:
                 return link(found)
-        except _UnusableError as fault:
+        except UnusableError as fault:
             messages.append(f"The compiled step {path} {fault}. It was compiled again.")
         except MissingSymbolError as fault:
             messages.append(f"{path} cannot be used, and was compiled again: {fault}")
     # Before it is compiled: Numba's messages show lines of the file.
     shown = None if path is None else path.with_suffix(".py")
-    kept = shown is not None and _keep(shown, source.encode())
+    kept = shown is not None and keep(shown, source.encode())
     n_lines = source.count("\n")
     if n_lines > MANY_LINES:
         _warn(
@@ -111,7 +112,7 @@ def _load(key: str, source: str, messages: list[str]) -> NativeFunction:
         )
     made = compile_step(source, str(shown) if kept else f"<nnx_{key[:40]}>")
     function = link(made)
-    if path is not None and kept and _keep(path, _packed(made, key)):
+    if path is not None and kept and keep(path, _packed(made, key)):
         _tidy(path)
     return function
 
@@ -178,35 +179,44 @@ def _packed(made: ObjectCode, key: str) -> bytes:
 def _unpacked(content: bytes, key: str) -> ObjectCode:
     """Return the entry in a file's bytes.
 
-    Raises: _UnusableError if they are not those that were written, or not for this key.
+    Raises: UnusableError if they are not those that were written, or not for this key.
     """
     if not content:
-        raise _UnusableError("is empty")
+        raise UnusableError("is empty")
     body, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
     if hashlib.sha256(body).digest() != digest:
-        raise _UnusableError("is damaged: its bytes do not have the SHA-256 that it ends with")
+        raise UnusableError("is damaged: its bytes do not have the SHA-256 that it ends with")
     if len(body) < HEADER.size:
-        raise _UnusableError("is not one of nnx: it is too short")
+        raise UnusableError("is not one of nnx: it is too short")
     magic, form, found, n_names, n_code = HEADER.unpack_from(body)
     if magic != MAGIC or form != FORMAT:
-        raise _UnusableError(f"is not one of nnx in format {FORMAT}")
+        raise UnusableError(f"is not one of nnx in format {FORMAT}")
     if found.hex() != key:
-        raise _UnusableError("is another step's: its key is not the one in its name")
+        raise UnusableError("is another step's: its key is not the one in its name")
     if len(body) != HEADER.size + n_names + n_code:
-        raise _UnusableError("is damaged: its parts do not add up to its length")
+        raise UnusableError("is damaged: its parts do not add up to its length")
     start = HEADER.size + n_names
     try:
         names = json.loads(body[HEADER.size : start])
         needs = tuple(str(name) for name in names["needs"])
         return ObjectCode(str(names["entry"]), needs, body[start:])
     except (ValueError, KeyError, TypeError):
-        raise _UnusableError("is damaged: its list of names cannot be read") from None
+        raise UnusableError("is damaged: its list of names cannot be read") from None
 
 
 def _read(path: Path, key: str) -> ObjectCode | None:
     """Return the entry in a file, None where there is no file.
 
-    Raises: _UnusableError if it is no regular file of ours, or damaged.
+    Raises: UnusableError if it is no regular file of ours, or damaged.
+    """
+    content = contents(path)
+    return None if content is None else _unpacked(content, key)
+
+
+def contents(path: Path) -> bytes | None:
+    """Return the bytes of a file in the directory, None where there is no file.
+
+    Raises: UnusableError if it is no regular file, or another user can write to it.
     """
     # No link is followed, and a pipe is not waited for.
     flags = os.O_RDONLY
@@ -216,17 +226,16 @@ def _read(path: Path, key: str) -> ObjectCode | None:
         descriptor = os.open(path, flags)
         try:
             if problem := _unfit(os.fstat(descriptor)):
-                raise _UnusableError(problem)
+                raise UnusableError(problem)
             with open(descriptor, "rb", closefd=False) as file:
-                content = file.read()
+                return file.read()
         finally:
             os.close(descriptor)
     except FileNotFoundError:
         return None
     except OSError as error:
         link = " (is it a link?)" if path.is_symlink() else ""
-        raise _UnusableError(f"cannot be read{link}: {error.strerror}") from error
-    return _unpacked(content, key)
+        raise UnusableError(f"cannot be read{link}: {error.strerror}") from error
 
 
 def _unfit(state: os.stat_result) -> str | None:
@@ -249,7 +258,7 @@ def _exposed(state: os.stat_result) -> str | None:
     return None
 
 
-def _keep(path: Path, content: bytes) -> bool:
+def keep(path: Path, content: bytes) -> bool:
     """Put a file into the directory, and return whether that worked."""
     try:
         _write(path, content)
@@ -355,7 +364,10 @@ def entries() -> list[tuple[str, int]]:
 
 
 def clear() -> None:
-    """Remove all compiled steps, from disk and from memory; those in use go on working."""
+    """Remove all compiled steps, from disk and from memory, and all choices of algorithms.
+
+    Those in use go on working.
+    """
     with _lock:
         _loaded.clear()
     folder = directory()

@@ -480,7 +480,7 @@ def test_every_bit_of_an_entry_is_covered(made):
     for place in range(8 * len(content)):
         bad = bytearray(content)
         bad[place // 8] ^= 1 << place % 8
-        with pytest.raises(cache._UnusableError):
+        with pytest.raises(cache.UnusableError):
             cache._unpacked(bytes(bad), key)
 
 
@@ -500,7 +500,7 @@ def test_entry_of_another_make_is_refused_whatever_its_digest(made):
         "list of names": content.replace(b'"needs"', b'"nee_s"'),
     }
     for problem, body in changed.items():
-        with pytest.raises(cache._UnusableError, match=problem):
+        with pytest.raises(cache.UnusableError, match=problem):
             cache._unpacked(body + hashlib.sha256(body).digest(), key)
 
 
