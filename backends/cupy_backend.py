@@ -62,6 +62,9 @@ class CupyBackend(Backend):
     name = "cupy"
     on_host = False
 
+    def __init__(self) -> None:
+        self._machines: dict[int, Any] = {}
+
     @functools.cached_property
     def _cupy(self) -> Any:
         if util.find_spec("cupy") is None:
@@ -153,6 +156,17 @@ class CupyBackend(Backend):
             return out
 
         return add
+
+    def compile(self, graph: Any, updates: dict[int, int], kinds: dict[str, bool]) -> Any:
+        """Return a graph as one CUDA graph of kernels and products, on the current GPU."""
+        from nnx.kernels.cuda_machine import CupyMachine
+        from nnx.kernels.cuda_program import CudaProgram
+
+        index = int(self._cupy.cuda.runtime.getDevice())
+        machine = self._machines.get(index)
+        if machine is None:
+            machine = self._machines[index] = CupyMachine(index)
+        return CudaProgram(graph, updates, kinds, machine)
 
     def synchronize(self, index: int) -> None:
         """Wait for everything on one GPU."""

@@ -1,10 +1,10 @@
 """A graph as a step on a GPU: its kernels and products in order, over memory planned ahead.
 
-A step is first launched kernel by kernel, which also loads and tunes them. When it comes again with
-the same parameters it is captured as one CUDA graph, and from then on replayed: what changes between
-calls lies in memory that does not move, numbers in a row of their own, arguments and results in
-buffers that are copied to and from. Many steps over rows on the device are one replay after the
-other, without a look at the host.
+A step is first launched kernel by kernel, which also loads and tunes them. When it comes again
+with the same parameters it is captured as one CUDA graph, and from then on replayed: what changes
+between calls lies in memory that does not move, numbers in a row of their own, arguments and
+results in buffers that are copied to and from. Many steps over rows on the device are one replay
+after the other, without a look at the host.
 
 What touches the GPU is a machine (`nnx.kernels.cuda_machine`), so that all of this also runs where
 there is none:
@@ -16,6 +16,7 @@ there is none:
 - ``copy(target, source, n)`` and ``clear(target, n)`` move and zero bytes on the device;
 - ``upload(target, array)`` copies a host array, ``download(source, n)`` returns int64 words;
 - ``capture(function)`` returns a function that starts again all that this one starts, or None;
+- ``scope()`` is the context in which its device is current;
 - ``arrays`` makes arrays and tells where they are: see `nnx.native.HostArrays`.
 """
 
@@ -47,7 +48,8 @@ class Matrices(NamedTuple):
     """One or more products of the same sizes, row-major: out (m, n) = left (m, k) right (k, n).
 
     ``left`` and ``right`` are addresses, ``*_leading`` lengths of stored rows in elements,
-    ``*_step`` elements from one product's matrix to the next one's. ``out`` has rows of n.
+    ``*_step`` elements from one product's matrix to the next one's. ``out`` has rows of n. The
+    types, and what is done with ``bias`` (n,), are those of `nnx.kernels.problems_gpu.Problem`.
     """
 
     dtype: str
@@ -64,6 +66,10 @@ class Matrices(NamedTuple):
     right_leading: int
     right_step: int
     out: int
+    out_dtype: str = "float32"
+    compute: str = "float32"
+    epilogue: str = "none"
+    bias: int = 0
 
 
 class Slots:
@@ -121,6 +127,10 @@ class Setting:
 
     def run(self) -> int:
         """Run the step that the table describes; return its status."""
+        with self._machine.scope():
+            return self._run()
+
+    def _run(self) -> int:
         program, machine, slots = self.program, self._machine, self.program.emitted
         machine.upload(self._places["call"], program.numbers_of(self.env(self.table)))
         addresses = self.table[slots.first : slots.last].tolist()
@@ -226,6 +236,13 @@ class Setting:
         ``results`` names outputs: position, address of the first step's, bytes of one; row s of
         ``words`` has what the table's ``slots`` hold in step s.
         """
+        with self._machine.scope():
+            return self._run_steps(n, batch, order, columns, results, words, slots)
+
+    def _run_steps(
+        self, n: int, batch: int, order: Any, columns: Sequence[Any],
+        results: Sequence[tuple[int, int, int]], words: Any, slots: Sequence[int],
+    ) -> tuple[int, int]:  # fmt: skip
         program, machine = self.program, self._machine
         table = self.table.copy()
         rows = np.zeros((n, program.row), np.int64)

@@ -1,8 +1,8 @@
 """From the lines that the emitters write, which are Python, to CUDA C++.
 
-The two differ in how a loop is shared among threads: ``for q in grid(n):`` goes over all threads of
-a part of a kernel, ``rows`` over its warps, ``lanes`` over those of a warp, and so on; see `_LOOPS`.
-A name is declared where it is first assigned.
+The two differ in how a loop is shared among threads: ``for q in grid(n):`` goes over all threads
+of a part of a kernel, ``rows`` over its warps, ``lanes`` over those of a warp, and so on; see
+`_LOOPS`. A name is declared where it is first assigned.
 """
 
 from __future__ import annotations
@@ -35,9 +35,7 @@ _PREFIX: dict[type, str] = {ast.USub: "-", ast.Invert: "~", ast.Not: "!", ast.UA
 _LOOPS = {
     "range": "for (long long {0} = {1}; {0} < {2}; {0}++) {{",
     "grid": "for (long long {0} = block * 256 + threadIdx.x; {0} < {1}; {0} += blocks * 256) {{",
-    "rows": (
-        "for (long long {0} = block * 8 + threadIdx.x / 32; {0} < {1}; {0} += blocks * 8) {{"
-    ),
+    "rows": ("for (long long {0} = block * 8 + threadIdx.x / 32; {0} < {1}; {0} += blocks * 8) {{"),
     "block_rows": "for (long long {0} = block; {0} < {1}; {0} += blocks) {{",
     "lanes": "for (long long {0} = threadIdx.x % 32; {0} < {1}; {0} += 32) {{",
     "threads": "for (long long {0} = threadIdx.x; {0} < {1}; {0} += 256) {{",
@@ -144,7 +142,7 @@ def expression(node: ast.expr) -> str:
     """Return a Python expression of emitted text as one of C++."""
     match node:
         case ast.Name(id=name):
-            return {"inf": "nnx::inf", "nan": "NNX_NAN"}.get(name, name)
+            return {"inf": "NNX_INF", "nan": "NNX_NAN"}.get(name, name)
         case ast.Constant(value=value):
             return _constant(value)
         case ast.BinOp(left=left, op=ast.Mod(), right=right):
@@ -188,7 +186,7 @@ def _constant(value: object) -> str:
     if isinstance(value, int):
         return f"{value}{'LL' if value < 2**63 else 'ULL'}"
     if isinstance(value, float):
-        return "nnx::inf" if value == float("inf") else repr(value)
+        return "NNX_INF" if value == float("inf") else repr(value)
     raise TypeError(f"no C++ for {value!r}")
 
 
@@ -201,9 +199,11 @@ def library() -> str:
         return ", ".join(repr(float(v)) for v in values)
 
     found = {
-        "LOG_SERIES": listed(philox._LOG_SERIES), "SQRT_HALF_BITS": str(int(philox._SQRT_HALF_BITS)),
-        "LN2_HIGH": repr(philox._LN2_HIGH), "LN2_LOW": repr(philox._LN2_LOW),
-    }  # fmt: skip
+        "LOG_SERIES": listed(philox._LOG_SERIES),
+        "SQRT_HALF_BITS": str(int(philox._SQRT_HALF_BITS)),
+        "LN2_HIGH": repr(philox._LN2_HIGH),
+        "LN2_LOW": repr(philox._LN2_LOW),
+    }
     for name, both in (
         ("CENTRE", philox._CENTRE), ("FAR_TAIL", philox._FAR_TAIL), ("TAIL", philox._TAIL),
     ):  # fmt: skip

@@ -20,8 +20,8 @@ typedef double f64;
 
 #define NNX_INLINE __device__ __forceinline__
 
-constexpr f64 inf = __builtin_huge_val();
-#define NNX_NAN (::nnx::inf - ::nnx::inf)
+#define NNX_INF __longlong_as_double(0x7ff0000000000000LL)
+#define NNX_NAN __longlong_as_double(0x7ff8000000000000LL)
 
 template <class T> struct is_float { static constexpr bool value = false; };
 template <> struct is_float<f32> { static constexpr bool value = true; };
@@ -89,8 +89,8 @@ static NNX_INLINE f32 fabs_of(f32 x) { return ::fabsf(x); }
 static NNX_INLINE f64 fabs_of(f64 x) { return ::fabs(x); }
 
 template <class T> static NNX_INLINE b1 isnan(T x) { return x != x; }
-template <class T> static NNX_INLINE b1 isinf(T x) { return fabs_of(x) == T(inf); }
-template <class T> static NNX_INLINE b1 isfinite(T x) { return fabs_of(x) < T(inf); }
+template <class T> static NNX_INLINE b1 isinf(T x) { return fabs_of(x) == T(NNX_INF); }
+template <class T> static NNX_INLINE b1 isfinite(T x) { return fabs_of(x) < T(NNX_INF); }
 static NNX_INLINE b1 signbit(f32 x) { return bits_of(x) >> 31; }
 static NNX_INLINE b1 signbit(f64 x) { return bits_of(x) >> 63; }
 

@@ -297,7 +297,9 @@ class CudaEmitter(Emitter):
             place[i] = found
 
         for i, group in enumerate(groups):
-            waits = [maker[x] for eqn in group.eqns for x, _ in self.plan.sources(eqn) if x in maker]
+            waits = [
+                maker[x] for eqn in group.eqns for x, _ in self.plan.sources(eqn) if x in maker
+            ]
             replaced = [
                 inputs[self.pointer[eqn.out]] for eqn in group.eqns
                 if self.pointer.get(eqn.out) in inputs
@@ -655,7 +657,9 @@ class CudaEmitter(Emitter):
         ticket = self._ticket(tiles)
         top.put(f"if is_last({ticket} + tile, {n_chunks}):")
         for (eqn, total), sized in zip(ends, places, strict=True):
-            start, added = reducing(eqn, total, f"fresh({sized}, c * {n} + {column})", eqn.out.dtype)
+            start, added = reducing(
+                eqn, total, f"fresh({sized}, c * {n} + {column})", eqn.out.dtype
+            )
             top.put(f"    {total} = {start}")
             top.put(f"    if {column} < {n}:")
             top.put(f"        for c in tile(0, {n_chunks}, {width}):")
@@ -776,9 +780,7 @@ class CudaEmitter(Emitter):
                 if i:
                     lines.append("    block -= blocks;")
                 lines.append(f"    blocks = call[{len(self.step.numbers)}];")
-                lines.append(
-                    f"    if (block < blocks) return {part.name}(block, blocks, {names});"
-                )
+                lines.append(f"    if (block < blocks) return {part.name}(block, blocks, {names});")
         return [*lines, "}", ""]
 
     def _param(self, name: str, launch: Launch) -> str:
@@ -860,7 +862,11 @@ class _SharedColumns:
         kind = TYPES[cast_of(dtype)]
         emitter.shared_lines.append(f"    __shared__ {kind} {name}[{teams} * {n}];")
         start = reducing(eqn, name, "", dtype)[0]
-        self.sums.before += [f"for c in threads({teams * n}):", f"    {name}[c] = {start}", "sync()"]
+        self.sums.before += [
+            f"for c in threads({teams * n}):",
+            f"    {name}[c] = {start}",
+            "sync()",
+        ]
         column = next(iter(scope.header.split()[1:2]))
         place = f"(thread() // 32) * {n} + {column}" if teams > 1 else column
         at = f"{name}[{place}]"

@@ -363,7 +363,8 @@ class _Entry:
 
                 self._program = Planned(self.graph, self.device)
             else:
-                self._program = compile_graph(self._lowered, self.updates(), self.kinds)
+                with self.device.scope():
+                    self._program = compile_graph(self._lowered, self.updates(), self.kinds)
         return self._program
 
     def inputs(self, arguments: Sequence[Tensor]) -> list[Tensor | Any]:

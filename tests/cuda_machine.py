@@ -1,5 +1,7 @@
 """A machine without a GPU: kernels run as `tests.cuda_on_cpu` does, products are NumPy's."""
 
+import contextlib
+
 import numpy as np
 
 from nnx.native import HostArrays
@@ -38,6 +40,9 @@ class Machine:
         self.arrays = Arrays()
         self.noted = None
         self.allocated = 0
+
+    def scope(self):
+        return contextlib.nullcontext()
 
     def capture(self, function):
         assert self.noted is None

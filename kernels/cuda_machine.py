@@ -1,0 +1,231 @@
+"""A GPU as steps see it (`nnx.kernels.cuda_program`): CuPy's memory and streams, CUDA's driver."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cupy  # type: ignore[import-not-found, unused-ignore]
+import numpy as np
+from cupy.cuda import function, runtime
+from cupy_backends.cuda.api import driver  # type: ignore[import-not-found, unused-ignore]
+
+from nnx.kernels import nvrtc
+from nnx.kernels.cuda_program import Matrices
+from nnx.kernels.emit_cuda import THREADS
+from nnx.kernels.problems_gpu import Problem
+from nnx.kernels.products_gpu import WORKSPACE_BYTES, Plan, Pointers, prepare
+from nnx.native import HostArrays
+
+RING_BYTES = 1 << 20
+"""Pinned memory from which numbers of calls are copied; when it is full, the GPU is waited for."""
+
+
+class DeviceArrays(HostArrays):
+    """CuPy's arrays on one GPU."""
+
+    on_host = False
+    kind = cupy.ndarray
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> Any:
+        """Return new memory."""
+        with scope(self._index):
+            return cupy.empty(shape, dtype)
+
+    @staticmethod
+    def address(array: Any) -> int:  # type: ignore[override]
+        """Return where an array's elements begin."""
+        return array.data.ptr  # type: ignore[no-any-return]
+
+    def copied(self, array: Any) -> Any:
+        """Return a copy, its elements in order."""
+        with scope(self._index):
+            return cupy.array(array, order="C")
+
+    def contiguous(self, array: Any) -> Any:
+        """Return the elements in order, as they are where they are so already."""
+        with scope(self._index):
+            return cupy.ascontiguousarray(array)
+
+    def rows(self, array: Any, order: Any) -> Any:
+        """Return rows by number."""
+        with scope(self._index):
+            return array[cupy.asarray(order)]
+
+
+def scope(index: int) -> Any:
+    """Return the context in which a GPU is current; GPU 0 is so anyway."""
+    return cupy.cuda.Device(index) if index else contextlib.nullcontext()
+
+
+class Memory:
+    """Bytes of the GPU at an address; they are given back when this object goes."""
+
+    def __init__(self, n: int, stream: int) -> None:
+        self._held = cupy.cuda.alloc(n)
+        self.address: int = self._held.ptr
+        runtime.memsetAsync(self.address, 0, n, stream)
+
+
+class CupyMachine:
+    """One GPU. Work goes to CuPy's current stream, and into a capture while there is one."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.arrays = DeviceArrays(index)
+        self._capturing: Any = None
+        self._plans: dict[tuple[Any, ...], Plan] = {}
+
+    # What is made once
+
+    @functools.cached_property
+    def _capability(self) -> int:
+        return int(cupy.cuda.Device(self.index).compute_capability)
+
+    @functools.cached_property
+    def _workspace(self) -> Memory:
+        return Memory(WORKSPACE_BYTES, self._stream)
+
+    @functools.cached_property
+    def _ring(self) -> Any:
+        self._at = 0
+        return cupy.cuda.alloc_pinned_memory(RING_BYTES)
+
+    def scope(self) -> Any:
+        """Return the context in which this GPU is current."""
+        return scope(self.index)
+
+    @property
+    def _stream(self) -> int:
+        stream = self._capturing or cupy.cuda.get_current_stream()
+        return stream.ptr  # type: ignore[no-any-return]
+
+    def load(self, source: str) -> dict[str, Any]:
+        """Return the kernels of a text by name."""
+        module = function.Module()
+        module.load(nvrtc.cubin(source, self._capability))
+        return _Kernels(module)
+
+    def memory(self, n: int) -> Memory:
+        """Return n bytes, all 0."""
+        return Memory(n, self._stream)
+
+    # What is started on the stream
+
+    def launch(self, kernel: Any, blocks: int, arguments: Sequence[int]) -> None:
+        """Run a kernel on addresses and whole numbers."""
+        values = (ctypes.c_int64 * len(arguments))(*arguments)
+        start = ctypes.addressof(values)
+        places = (ctypes.c_void_p * len(arguments))(
+            *range(start, start + 8 * len(arguments), 8)
+        )  # the driver copies the values before it returns
+        driver.launchKernel(
+            kernel.ptr, blocks, 1, 1, THREADS, 1, 1, 0, self._stream,
+            ctypes.addressof(places), 0,
+        )  # fmt: skip
+
+    def multiply(self, product: Matrices) -> None:
+        """Run a product of matrices with the algorithm that was found the fastest."""
+        p = product
+        problem = Problem(
+            p.m, p.n, p.k, p.count, p.left_transposed, p.right_transposed,
+            p.left_leading, p.right_leading, p.n, p.left_step, p.right_step, p.m * p.n,
+            p.dtype, p.out_dtype, p.compute, p.epilogue,
+        )  # fmt: skip
+        # The choice holds for the alignment that it was measured at.
+        low = tuple(x & 255 for x in (p.left, p.right, p.out, p.bias))
+        plan = self._plans.get((problem, low))
+        if plan is not None:
+            plan.run(p.left, p.right, p.out, p.bias, stream=self._stream)
+            return
+        if self._capturing is not None:
+            raise RuntimeError(f"the product {problem} was not prepared before the capture")
+        pointers = Pointers(p.left, p.right, p.out, p.bias, 0, self._workspace.address)
+        self._plans[problem, low] = prepare(problem, pointers, self._stream)
+
+    def copy(self, target: int, source: int, n: int) -> None:
+        """Copy bytes on the GPU."""
+        if n:
+            runtime.memcpyAsync(target, source, n, runtime.memcpyDeviceToDevice, self._stream)
+
+    def clear(self, target: int, n: int) -> None:
+        """Set bytes to 0."""
+        if n:
+            runtime.memsetAsync(target, 0, n, self._stream)
+
+    def upload(self, target: int, array: Any) -> None:
+        """Copy a host array by way of pinned memory, without waiting."""
+        n, ring = array.nbytes, self._ring
+        if not n:
+            return
+        if n > RING_BYTES:
+            source = np.ascontiguousarray(array)
+            runtime.memcpy(target, source.ctypes.data, n, runtime.memcpyHostToDevice)
+            return
+        if self._at + n > RING_BYTES:
+            cupy.cuda.Device(self.index).synchronize()
+            self._at = 0
+        place = ring.ptr + self._at
+        ctypes.memmove(place, np.ascontiguousarray(array).ctypes.data, n)
+        self._at += -(-n // 8) * 8
+        runtime.memcpyAsync(target, place, n, runtime.memcpyHostToDevice, self._stream)
+
+    def download(self, source: int, n: int) -> Any:
+        """Return int64 words, when all that was started before is done."""
+        words = np.empty(n, np.int64)
+        stream = self._stream
+        runtime.memcpyAsync(
+            words.ctypes.data, source, words.nbytes, runtime.memcpyDeviceToHost, stream
+        )
+        runtime.streamSynchronize(stream)
+        return words
+
+    # Captures
+
+    def capture(self, start: Callable[[], None]) -> Callable[[], None] | None:
+        """Return what starts again, as one CUDA graph, all that a function starts.
+
+        None, with a warning, where that cannot be; the function then has to be called each time.
+        """
+        stream = cupy.cuda.Stream(non_blocking=True)
+        stream.begin_capture(runtime.streamCaptureModeThreadLocal)
+        self._capturing = stream
+        try:
+            start()
+        except Exception as error:
+            fault: Exception | None = error
+        else:
+            fault = None
+        finally:
+            self._capturing = None
+            try:
+                graph = stream.end_capture()
+            except Exception as error:
+                graph, fault = None, error
+        if fault is not None:
+            warnings.warn(
+                f"A step could not be captured as a CUDA graph ({fault}). Its kernels are launched "
+                f"one by one, which is slower for small networks.",
+                stacklevel=2,
+            )
+            return None
+        return graph.launch  # type: ignore[no-any-return]
+
+
+class _Kernels(dict[str, Any]):
+    """Kernels of a module, looked up when they are first asked for."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self._module = module
+
+    def __missing__(self, name: str) -> Any:
+        found = self[name] = self._module.get_function(name)
+        return found
