@@ -219,10 +219,7 @@ class CudaEmitter(Emitter):
                 parts = tuple(p for p in found if isinstance(p, Part))
                 step.runs.append(self._launch(f"k{len(step.runs)}", parts))
         step.buffers += self.scratch
-        step.has_checks = any(
-            eqn.op is CHECK or len(eqn.inputs) > 1 and eqn.op.name in ("getitem", "scatter_add")
-            for eqn in self.graph.eqns
-        )
+        step.has_checks = any(map(_may_fail, self.graph.eqns))
         step.source = self._source()
         return step
 
@@ -244,6 +241,8 @@ class CudaEmitter(Emitter):
                 self._point(x, name)
             else:
                 self.copies.append((name, x))
+        # First what may still read an input, then what replaces inputs.
+        self.copies.sort(key=lambda copy: copy[0].startswith("x"))
 
     def _place_buffers(self, order: Sequence[Sequence[int]]) -> None:
         """Give values that are kept between kernels their memory."""
@@ -279,10 +278,7 @@ class CudaEmitter(Emitter):
             for eqn in group.eqns:
                 for x, _ in self.plan.sources(eqn):
                     readers.setdefault(x, []).append(i)
-        checks = [
-            i for i, group in enumerate(groups)
-            if any(e.op is CHECK or e.op.name in ("getitem", "scatter_add") for e in group.eqns)
-        ]  # fmt: skip
+        checks = [i for i, group in enumerate(groups) if any(map(_may_fail, group.eqns))]
         inputs = {self.pointer[x]: x for x in self.graph.inputs}
 
         def put(i: int, waits: Iterable[int], alone: bool) -> None:
@@ -893,6 +889,11 @@ class _SharedColumns:
             f"        total = {added}",
             f"    {emitter.pointer[eqn.out]}[c] = total",
         ]
+
+
+def _may_fail(eqn: Eqn) -> bool:
+    """Return whether an eqn may refuse a value: a check, or an index in an array."""
+    return eqn.op is CHECK or (eqn.op.name in ("getitem", "scatter_add") and len(eqn.inputs) > 1)
 
 
 def _blocks(n: Count, per: int, most: int | None = None) -> Count:

@@ -52,7 +52,10 @@ def _text(lines: list[str]) -> str:
 
 
 class Emitter(Products):
+    """Emits a whole graph."""
+
     def run(self) -> Emitted:
+        """Return the text, and what its table holds where."""
         for eqn in self.graph.eqns:
             if eqn.out.dtype.name not in CAST:
                 cannot_compile(eqn)

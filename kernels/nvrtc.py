@@ -1,7 +1,7 @@
 """CUDA C++ compiled at run time, for one GPU, and kept on disk.
 
-An entry is a cubin in the directory of compiled steps (`nnx.kernels.cache`), with a SHA-256 over it
-that is checked before it is loaded. It is named by the text, the options and the compiler's version.
+An entry is a cubin in the directory of compiled steps (`nnx.kernels.cache`), with a SHA-256 over
+it that is checked before it is loaded. Its name follows from text, options and compiler.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def architecture(capability: int, known: Any) -> str:
     if not fits:
         raise TraceError(
             f"This NVRTC compiles for GPUs of compute capability {', '.join(map(str, known))}, and "
-            f"this one has {capability}. Install a newer or older CUDA: nnx-array[cuda13], [cuda12]."
+            f"this one has {capability}. Install another CUDA: nnx-array[cuda13] or [cuda12]."
         )
     return f"sm_{fits[-1]}"
 

@@ -59,6 +59,10 @@ class HostArrays:
 
         return np.array(array, order="C")
 
+    def rows(self, array: Any, order: Any) -> Any:
+        """Return rows by number, the numbers on the host."""
+        return array[order]
+
     def contiguous(self, array: Any) -> Any:
         """Return the elements in order, as they are where they are so already."""
         import numpy as np

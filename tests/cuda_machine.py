@@ -24,10 +24,6 @@ class Arrays(HostArrays):
 
     on_host = False
 
-    def rows(self, array, order):
-        """Return rows by number."""
-        return array[order]
-
 
 class Machine:
     """Runs a step on the host. ``order`` is that of `Module.launch`; ``launches`` counts.
