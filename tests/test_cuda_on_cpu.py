@@ -2,7 +2,9 @@
 
 import gc
 import math
+import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -608,6 +610,17 @@ def test_a_text_is_compiled_once(right, monkeypatch):
 
 
 @runs
+def test_what_was_compiled_long_ago_is_removed(monkeypatch, tmp_path):
+    monkeypatch.setenv("NNX_CACHE_DIR", str(tmp_path))
+    old, new = tmp_path / "cuda_on_cpu" / "old.so", tmp_path / "cuda_on_cpu" / "new.so"
+    old.parent.mkdir()
+    old.touch(), new.touch()
+    os.utime(old, (0, 0))
+    assert cuda_on_cpu.folder() == new.parent
+    assert list(new.parent.iterdir()) == [new]
+
+
+@runs
 def test_kernels_in_comments_are_none(right):
     text = kernel("x[0] = 1;", before='/* extern "C" __global__ void a() {\n} */ // __global__ b(')
     assert Module(text).names == ["k"]
@@ -649,9 +662,6 @@ class TestNvrtc:
         assert all(8 <= n <= 128 for n in found.registers.values())
         assert found.shared_bytes["transpose"] - found.shared_bytes["copy"] == 32 * 33 * 4
 
-    def test_every_name_of_the_header_needs_no_include(self, arch):
-        assert nvrtc.compile_only(every_name(), arch).registers["k"] > 0
-
     def test_spills_and_stacks_are_told(self, arch):
         body = """
         float a[64];
@@ -680,6 +690,11 @@ class TestNvrtc:
             nvrtc.compile_only(kernel("x[0] = y;"), arch)
 
 
+@pytest.mark.parametrize("arch", [needs("sm_90")])
+def test_every_name_of_the_header_needs_no_include(arch):
+    assert nvrtc.compile_only(every_name(), arch).registers["k"] > 0
+
+
 @pytest.mark.skipif(nvrtc.available() is not None, reason=str(nvrtc.available()))
 def test_an_unknown_architecture_is_told():
     assert "does not compile for sm_35" in nvrtc.available("sm_35")
@@ -687,7 +702,21 @@ def test_an_unknown_architecture_is_told():
         nvrtc.compile_only(RIGHT, "sm_35")
 
 
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
+def test_nvcc_stands_in_for_nvrtc(monkeypatch):
+    monkeypatch.setattr(nvrtc, "_nvrtc", lambda: None)
+    for name in ("_version", "_architectures"):
+        monkeypatch.setattr(nvrtc, name, getattr(nvrtc, name).__wrapped__)
+    found = nvrtc.compile_only(kernel("x[n] = 1;"), "sm_90")
+    assert found.cubin.startswith(b"\x7fELF")
+    assert found.registers["k"] > 0
+    assert found.spilled_bytes == {"k": 0}
+    with pytest.raises(CompileError, match='identifier "y"'):
+        nvrtc.compile_only(kernel("x[0] = y;"), "sm_90")
+
+
 def test_a_missing_compiler_is_told(monkeypatch):
+    monkeypatch.setattr(cuda_on_cpu.sys, "platform", "linux")
     monkeypatch.setattr(cuda_on_cpu.shutil, "which", lambda name: None)
     assert "no g++" in cuda_on_cpu.available.__wrapped__()
     monkeypatch.setattr(nvrtc, "_nvrtc", lambda: None)

@@ -7,6 +7,7 @@ a barrier left out shows as a wrong result in one of them.
 """
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -15,8 +16,10 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
+import time
 import weakref
 from pathlib import Path
 from typing import ClassVar
@@ -28,6 +31,7 @@ from nnx.kernels import cache
 
 HERE = Path(__file__).parent
 MAX_THREADS = 1024
+STALE_S = 30 * 86400.0
 LIMIT_S = 60.0
 """Processor time after which a launch is taken to hang."""
 FLAGS = ("-std=c++17", "-fPIC", "-w")
@@ -78,6 +82,8 @@ class GuardError(Exception):
 @functools.cache
 def available():
     """Return why no text can be run here; None where it can."""
+    if sys.platform != "linux":
+        return f"CUDA text runs on the CPU of Linux machines only, and this is {sys.platform}"
     if shutil.which("g++") is None:
         return "there is no g++ to compile CUDA text for the CPU"
     return None
@@ -283,9 +289,19 @@ def _arguments(name, parameters, args):
 
 def folder():
     """Return where compiled texts are kept."""
-    folder = (cache.directory() or _own_folder()) / "cuda_on_cpu"
-    folder.mkdir(exist_ok=True)
-    return folder
+    found = (cache.directory() or _own_folder()) / "cuda_on_cpu"
+    found.mkdir(exist_ok=True)
+    _tidy(found)
+    return found
+
+
+@functools.cache
+def _tidy(found):
+    """Remove what was compiled long ago; if it is still run, it is compiled again."""
+    for path in found.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process tidies, too
+            if time.time() - path.stat().st_mtime > STALE_S:
+                path.unlink()
 
 
 @functools.cache
