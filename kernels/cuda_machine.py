@@ -16,7 +16,7 @@ from cupy_backends.cuda.api import driver  # type: ignore[import-not-found, unus
 
 from nnx.kernels import nvrtc
 from nnx.kernels.cuda_program import Matrices
-from nnx.kernels.emit_cuda import THREADS
+from nnx.kernels.cuda_step import THREADS
 from nnx.kernels.problems_gpu import Problem
 from nnx.kernels.products_gpu import WORKSPACE_BYTES, Plan, Pointers, prepare
 from nnx.native import HostArrays

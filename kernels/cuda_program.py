@@ -31,7 +31,8 @@ import numpy as np
 
 from nnx import passes
 from nnx.graph import Graph
-from nnx.kernels.emit_cuda import Factor, Launch, Product, emit
+from nnx.kernels.cuda_step import Factor, Launch, Product
+from nnx.kernels.emit_cuda import emit
 from nnx.locks import renew_at_fork
 from nnx.scalar import Env, resolve
 
