@@ -4,8 +4,10 @@ import contextlib
 
 import numpy as np
 
+from nnx.kernels import cuda_program as programs
+from nnx.kernels.cuda_program import CudaProgram
 from nnx.native import HostArrays
-from tests.cuda_on_cpu import Module
+from tests.cuda_on_cpu import Guarded, Module
 
 THREADS = 256
 
@@ -17,6 +19,26 @@ class Memory:
         self.bytes = np.zeros(n + 256, np.uint8)
         start = self.bytes.ctypes.data
         self.address = start + -start % 256
+
+
+class Apart(programs.Setting):
+    """A step whose memory is laid out part by part, so that what leaves its own part is found.
+
+    What is not said to be 0 at first is NaN.
+    """
+
+    def _laid_out(self, wanted):
+        held = {name: Guarded(shape=size, dtype=np.uint8, align=32) for name, size in wanted}
+        for name, memory in held.items():
+            if name.startswith(("tickets", "status")):
+                memory.array[...] = 0
+        self.bytes = sum(size for _, size in wanted)
+        return held, {name: memory.address for name, memory in held.items()}
+
+
+def cuda_program(graph, updates=None, order="forward"):
+    """Return a lowered graph as kernels, to be run by `tests.tracing.run`."""
+    return CudaProgram(graph, updates or {}, dict.fromkeys(graph.scalars, True), Machine(order))
 
 
 class Arrays(HostArrays):
