@@ -75,8 +75,8 @@ def columns(narrow, middle, long, wide, whole, small, truth, number):
 def turned(narrow, middle, long, wide, whole, small, truth, number):
     """The symbolic size as that of columns, and within products."""
     return [
-        nnx.softmax(middle.T), nnx.sum(narrow.T, axis=1), nnx.sum(nnx.exp(middle.T), axis=0),
-        nnx.sum(nnx.softmax(narrow.T), axis=0), middle.T @ narrow, narrow @ narrow.T,
+        nnx.sum(narrow.T, axis=1), nnx.sum(nnx.exp(middle.T), axis=0),
+        middle.T @ narrow, narrow @ narrow.T,
         narrow.T @ middle @ nnx.ones((70, 2), device=narrow.device), whole.T @ whole,
         nnx.cumulative_sum(narrow, axis=0), nnx.roll(whole, 2, axis=0),
         nnx.flip(middle, axis=0) + middle, nnx.concat([narrow, narrow]), nnx.exp(number),
@@ -90,6 +90,7 @@ def extremes(narrow, middle, long, wide, whole, small, truth, number):
         nnx.max(narrow, axis=0), nnx.argmin(middle, axis=0), nnx.max(whole), nnx.min(wide),
         nnx.mean(middle, axis=0), nnx.var(narrow, axis=0), nnx.std(wide),
         nnx.max(nnx.relu(middle), axis=0) + nnx.sum(middle, axis=0), nnx.min(small, axis=0),
+        nnx.softmax(middle.T), nnx.sum(nnx.softmax(narrow.T), axis=0),
     ]  # fmt: skip
 
 
