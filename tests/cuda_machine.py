@@ -48,7 +48,7 @@ class Arrays(HostArrays):
 
 
 class Machine:
-    """Runs a step on the host. ``order`` is that of `Module.launch`; ``launches`` counts.
+    """Runs a step on the host. ``order`` is that of `Module.launch`; ``launches`` and so on count.
 
     A capture notes what is started, and its replay starts that again with the same arguments.
     """
@@ -57,7 +57,7 @@ class Machine:
         self.order, self.launches, self.products, self.replays = order, 0, 0, 0
         self.arrays = Arrays()
         self.noted = None
-        self.allocated = 0
+        self.allocated = self.uploaded = 0
 
     def scope(self):
         return contextlib.nullcontext()
@@ -121,6 +121,7 @@ class Machine:
 
     def upload(self, target, array):
         assert self.noted is None, "the host's memory is read in a capture"
+        self.uploaded += array.nbytes
         _bytes(target, array.nbytes)[:] = np.ravel(array).view(np.uint8)
 
     def download(self, source, n):

@@ -16,6 +16,7 @@ from tests.cuda_on_cpu import ORDERS
 from tests.random_graphs import BATCH, OTHER_BATCH
 from tests.reference import bounds, wrong
 from tests.test_jit_random import DRAWS, SIZES
+from tests.test_jit_updates import CASES, hosts
 from tests.test_random_graphs import AT_A_TIME, COMPILED, Case
 from tests.tracing import Form, outputs_for, run, run_cuda
 
@@ -160,6 +161,24 @@ def test_parts_that_do_not_wait_share_a_kernel():
     assert len(launches(lambda x, y: (nnx.sum(x, axis=1), nnx.exp(y)), 4, a, b)) == 1
     found = launches(lambda x, y: (nnx.exp(x - nnx.sum(x)), nnx.exp(y)), 4, a, b)
     assert len(found) == 2
+
+
+# What is replaced in place
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_replaced_is_not_read_after(case):
+    f, shapes, updates = CASES[case]
+    arrays = hosts(*shapes)
+    eager = f(*(nnx.asarray(a, device="numpy") for a in arrays))
+    eager = [eager] if isinstance(eager, nnx.Tensor) else eager
+    form = Form(f, [nnx.asarray(a, device="numba") for a in arrays])
+    program = cuda_program(form.lowered, updates)
+    for order in ORDERS:
+        program.machine.order = order
+        found = run(program, "cuda", [*arrays, *form.literals], {})
+        for x, wanted in zip(found, eager, strict=True):
+            np.testing.assert_allclose(x, wanted.numpy(), rtol=1e-13, atol=1e-14)
 
 
 # Draws
