@@ -19,7 +19,8 @@ INDENT = "    "
 TYPES = {
     "b1": "bool", "i8": "signed char", "i16": "short", "i32": "int", "i64": "long long",
     "u8": "unsigned char", "u16": "unsigned short", "u32": "unsigned int",
-    "u64": "unsigned long long", "f32": "float", "f64": "double",
+    "u64": "unsigned long long", "f32": "float", "f64": "double", "f16": "nnx::f16",
+    "bf16": "nnx::bf16",
 }  # fmt: skip
 """C++'s name of each type of emitted text."""
 
