@@ -61,6 +61,7 @@ class CupyBackend(Backend):
 
     name = "cupy"
     on_host = False
+    compiled = frozenset({"erf", "erfc"})
 
     def __init__(self) -> None:
         self._machines: dict[int, Any] = {}

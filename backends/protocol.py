@@ -57,6 +57,9 @@ class Backend:
     ``program(arrays, env)`` with the scalars by name, and returns the outputs' arrays.
     """
 
+    compiled: frozenset[str] = frozenset()
+    """Ops that ``compile`` takes as they are, beside the primitives of the standard."""
+
     into: Mapping[str, Callable[..., Any]] = {}
     """Kernels that write, by op name: ``kernel(*arrays, out=array, **attrs)``.
 

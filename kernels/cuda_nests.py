@@ -203,7 +203,40 @@ class CudaNests(Emitter):
         self.blocks = summing_blocks(n) if ends else blocks_for(n, THREADS)
         index, inner = self._spread("grid", domain, body)
         self._elements(group, targets, tuple(index), inner, flat, sums)
+        alone = len(domain) == 1 and index[0] != "0" and not sums.before
+        if alone and _moves_in_step(inner.lines, index[0]):
+            self.blocks = blocks_for(n, 4 * THREADS)
+            self._by_fours(inner, body, index[0], self.size(domain[0]))
+            return
         self._finish(inner, body, sums)
+
+    def _by_fours(self, inner: Scope, body: Scope, q: str, n: str) -> None:
+        """Emit a loop in which a thread reads and writes four elements that lie side by side."""
+        lines = [text.strip() for text in inner.lines]
+        code = "\n".join(text for text in lines if not text.startswith("#"))
+        written = dict.fromkeys(re.findall(rf"^(\w+)\[{q}\] = ", code, re.MULTILINE))
+        read = re.findall(rf"^\w+ = (\w+)\[{q}\]$", code, re.MULTILINE)
+        both = dict.fromkeys([*read, *written])
+        top, body_lines = self.top, body.lines
+        top.lines += body_lines  # what does not depend on the element
+        top.put("fours = i64(0)")
+        top.put(f"if {' and '.join(f'in_fours({name})' for name in both)}:")
+        top.put(f"    fours = {n} // 4")
+        top.put("for f in grid(fours):")
+        for name in dict.fromkeys(read):
+            top.put(f"    in_{name} = four({name}, 4 * f)")
+        for name in written:
+            top.put(f"    out_{name} = any_four({name})")
+        top.put("    for j in quad():")
+        for text in lines:
+            text = re.sub(rf"^(\w+)\[{q}\] = ", r"out_\1.at[j] = ", text)
+            text = re.sub(rf"\b(\w+)\[{q}\]", r"in_\1.at[j]", text)
+            top.put(f"        {text}")
+        for name in written:
+            top.put(f"    put_four({name}, 4 * f, out_{name})")
+        top.put(f"for {q} in rest(4 * fours, {n}):")
+        for text in lines:
+            top.put(f"    {text}")
 
     def _body(self) -> Scope:
         body = Scope(Scope(self.top, frozenset(), 1), frozenset(), 1)
@@ -575,6 +608,13 @@ class _SharedColumns:
             f"        total = {added}",
             f"    {emitter.pointer[eqn.out]}[c] = total",
         ]
+
+
+def _moves_in_step(lines: Sequence[str], q: str) -> bool:
+    """Return whether a loop uses its variable only as the place of elements, with one to a line."""
+    code = "\n".join(text.strip() for text in lines if not text.strip().startswith("#"))
+    places = len(re.findall(rf"^\w+\[{q}\] = |^\w+ = \w+\[{q}\]$", code, re.MULTILINE))
+    return bool(code) and len(re.findall(rf"\b{q}\b", code)) == places
 
 
 def _sorted(out: str, keys: str, spare: str, n: str) -> list[str]:

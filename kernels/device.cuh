@@ -124,8 +124,10 @@ NNX_UNARY(floor, ::floorf, ::floor)
 NNX_UNARY(ceil, ::ceilf, ::ceil)
 NNX_UNARY(trunc, ::truncf, ::trunc)
 NNX_UNARY(round, ::rintf, ::rint)
-NNX_UNARY(erf, ::erff, ::erf)
-NNX_UNARY(erfc, ::erfcf, ::erfc)
+static NNX_INLINE f32 erf(f32 x) { return f32(::erf(f64(x))); }
+static NNX_INLINE f64 erf(f64 x) { return ::erf(x); }
+static NNX_INLINE f32 erfc(f32 x) { return f32(::erfc(f64(x))); }
+static NNX_INLINE f64 erfc(f64 x) { return ::erfc(x); }
 
 static NNX_INLINE f32 atan2(f32 y, f32 x) { return ::atan2f(y, x); }
 static NNX_INLINE f64 atan2(f64 y, f64 x) { return ::atan2(y, x); }
@@ -401,6 +403,7 @@ static NNX_INLINE b1 is_last(u32 *ticket, i64 blocks) {
 template <class T> struct alignas(4 * sizeof(T)) Four { T at[4]; };
 template <class T> static NNX_INLINE Four<T> four(const T *p, i64 i) { return *(const Four<T> *)(p + i); }
 template <class T> static NNX_INLINE void put_four(T *p, i64 i, Four<T> x) { *(Four<T> *)(p + i) = x; }
+template <class T> static NNX_INLINE Four<T> any_four(const T *) { return Four<T>(); }
 template <class T> static NNX_INLINE b1 in_fours(const T *p) { return u64(p) % (4 * sizeof(T)) == 0; }
 
 }  // namespace nnx
