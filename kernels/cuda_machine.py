@@ -198,8 +198,9 @@ class CupyMachine:
         if not n:
             return
         if n > RING_BYTES:
-            source = np.ascontiguousarray(array)
-            runtime.memcpy(target, source.ctypes.data, n, runtime.memcpyHostToDevice)
+            source, stream = np.ascontiguousarray(array), self._stream
+            runtime.memcpyAsync(target, source.ctypes.data, n, runtime.memcpyHostToDevice, stream)
+            runtime.streamSynchronize(stream)
             return
         if self._at + n > RING_BYTES:
             cupy.cuda.Device(self.index).synchronize()

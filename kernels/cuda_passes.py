@@ -10,6 +10,7 @@ from nnx.dtypes import DType
 from nnx.graph import Eqn, Graph, Var, same_shape
 from nnx.kernels.groups import is_view
 from nnx.op import OPS, Op
+from nnx.scalar import Scalar
 
 
 def _gemm(xp: Any, x: Any, y: Any, /, *bias: Any, compute: str, relu: bool, dtype: Any) -> Any:
@@ -77,7 +78,10 @@ class _Products:
     def _chain(self, eqn: Eqn) -> list[Eqn]:
         """Return a product with the eqns that become part of it: a bias, then relu."""
         chain = [eqn]
-        if len(eqn.out.shape) != 2 or eqn.out.dtype is dtypes.float64:
+        length = eqn.inputs[0].shape[-1]
+        # A sum of no products is no product, but has a bias.
+        some = not isinstance(length, Scalar) and length > 0
+        if len(eqn.out.shape) != 2 or eqn.out.dtype is dtypes.float64 or not some:
             return chain
         add = self._only_reader(eqn.out)
         if add is None or add.op.name != "add" or self._bias(add, eqn.out) is None:

@@ -6,6 +6,7 @@ its own. A part that replaces an input does nothing once a check has failed.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -30,6 +31,7 @@ from nnx.kernels.groups import Group, is_view
 from nnx.kernels.memory import lifetimes, shared
 from nnx.kernels.text import cannot_compile
 
+MOST_POINTERS = 400
 _EPILOGUES = {(False, False): "none", (True, False): "bias", (True, True): "relu_bias"}
 
 
@@ -97,16 +99,11 @@ class CudaEmitter(CudaNests):
 
     def _place_buffers(self, order: Sequence[Sequence[int]]) -> None:
         """Give values that are kept between kernels their memory."""
-        groups = self.plan.groups
         steps = []
         for members in order:
             touched: list[Var] = []
             for i in members:
-                if i < len(groups):
-                    for eqn in groups[i].eqns:
-                        touched += [eqn.out, *(y for y, _ in self.plan.sources(eqn))]
-                else:
-                    touched += self._roots(self.copies[i - len(groups)][1])
+                touched += self._touched(i)
             steps.append(touched)
         kept = [x for x in self.plan.stored if x not in self.pointer]
         for i, buffer in enumerate(shared(lifetimes(steps, kept))):
@@ -125,7 +122,10 @@ class CudaEmitter(CudaNests):
         for i, before in enumerate(waits):
             # The first kernel after all that it waits for.
             first = max((place[j] + 1 for j in before), default=0)
-            open_ = (k for k in range(first, len(kernels)) if not alone[kernels[k][0]])
+            open_ = (
+                k for k in range(first, len(kernels))
+                if not alone[kernels[k][0]] and self._fits(i, kernels[k])
+            )  # fmt: skip
             found = len(kernels) if alone[i] else next(open_, len(kernels))
             if found == len(kernels):
                 kernels.append([])
@@ -134,9 +134,25 @@ class CudaEmitter(CudaNests):
         self._sink(kernels, place, waits, alone)
         return [members for members in kernels if members]
 
-    @staticmethod
+    def _touched(self, i: int) -> set[Var]:
+        """Return the values that a group, or a copy, reads or writes."""
+        groups = self.plan.groups
+        if i >= len(groups):
+            return set(self._roots(self.copies[i - len(groups)][1]))
+        eqns = groups[i].eqns
+        return {x for e in eqns for x in (e.out, *(y for y, _ in self.plan.sources(e)))}
+
+    def _fits(self, i: int, members: Sequence[int]) -> bool:
+        """Return whether a kernel may take one part more: its parameters have 4 KiB at least."""
+        touched = set().union(*map(self._touched, (i, *members)))
+        return len(touched & self._in_memory) <= MOST_POINTERS
+
+    @functools.cached_property
+    def _in_memory(self) -> set[Var]:
+        return {*self.plan.stored, *self.graph.inputs}
+
     def _sink(
-        kernels: list[list[int]], place: dict[int, int], waits: Sequence[set[int]],
+        self, kernels: list[list[int]], place: dict[int, int], waits: Sequence[set[int]],
         alone: Sequence[bool],
     ) -> None:  # fmt: skip
         """Empty kernels whose parts may all run in later ones."""
@@ -146,7 +162,10 @@ class CudaEmitter(CudaNests):
             moves = {}
             for i in kernels[k]:
                 end = min((place[j] for j, w in enumerate(waits) if i in w), default=len(kernels))
-                later = [m for m in range(k + 1, end) if kernels[m] and not alone[kernels[m][0]]]
+                later = [
+                    m for m in range(k + 1, end)
+                    if kernels[m] and not alone[kernels[m][0]] and self._fits(i, kernels[m])
+                ]  # fmt: skip
                 if not later:
                     break
                 moves[i] = later[0]
