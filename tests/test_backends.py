@@ -466,7 +466,8 @@ def test_array_without_arithmetic_does_raise():
 # What imports what
 
 LAYERS = (
-    {"errors", "memory"}, {"scalar", "threads", "locks"}, {"dtypes"}, {"shapes"}, {"op"}, {"ops"},
+    {"errors", "memory"}, {"scalar", "threads", "locks", "precision"}, {"dtypes"}, {"shapes"},
+    {"op"}, {"ops"},
     {"device", "host", "philox"}, {"tensor"}, {"creation", "tree", "random"},
     {"standard", "tape"}, {"autodiff"}, {"graph"}, {"trace"}, {"passes"}, {"watch"}, {"native"},
     {"execute", "planned", "costs"}, {"jit"}, {"rates", "restore"},
@@ -475,7 +476,9 @@ LAYERS = (
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 FIT = RANK["fit"]  # a module that is not named above may use all that fit may
 OUTSIDE = {"numba", "cupy", "matplotlib", "rich", "safetensors", "torch", "jax", "scipy"}
-FOR_A_BACKEND = {"errors", "dtypes", "shapes", "op", "device", "backends", "kernels"}
+FOR_A_BACKEND = {
+    "errors", "dtypes", "shapes", "op", "device", "precision", "backends", "kernels",
+}  # fmt: skip
 FOR_A_KERNEL = {
     "errors", "dtypes", "shapes", "scalar", "op", "ops", "graph", "passes", "memory", "philox",
     "files", "locks", "backends", "kernels",
