@@ -203,6 +203,7 @@ class CupyBackend(Backend):
         if machine is None:
             machine = self._machines[index] = CupyMachine(index)
         return CudaProgram(graph, updates, kinds, machine)
+
     def in_range(self, labels: Any, stop: int) -> bool:
         """Return whether all of a non-empty integer array lies in 0 to stop - 1.
 

@@ -21,7 +21,7 @@ from nnx.kernels.cuda_program import Matrices
 from nnx.kernels.cuda_step import THREADS
 from nnx.kernels.problems_gpu import Problem, packed
 from nnx.kernels.products_gpu import WORKSPACE_BYTES, NoAlgorithmError, Plan, Pointers, prepare
-from nnx.native import HostArrays
+from nnx.places import HostArrays
 
 _HALF_BITS = {"float16": (0x7C00, 0x7FFF), "bfloat16": (0x7F80, 0x7FFF)}
 RING_BYTES = 1 << 20

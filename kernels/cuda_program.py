@@ -18,7 +18,7 @@ there is none:
 - ``capture(function)`` returns a function that starts again all that this one starts, or None;
 - ``keeps_nan(dtype, compute)`` tells whether relu at the end of a product keeps NaN;
 - ``scope()`` is the context in which its device is current;
-- ``arrays`` makes arrays and tells where they are: see `nnx.native.HostArrays`.
+- ``arrays`` makes arrays and tells where they are: see `nnx.places.HostArrays`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from nnx.kernels.cuda_passes import products
 from nnx.kernels.cuda_step import Factor, Launch, Product
 from nnx.kernels.emit_cuda import emit
 from nnx.locks import renew_at_fork
+from nnx.precision import get_matmul_precision
 from nnx.scalar import Env, resolve
 
 ALIGNMENT = 256
@@ -346,7 +347,7 @@ class CudaProgram:
     def __init__(
         self, graph: Graph, updates: dict[int, int], kinds: dict[str, bool], machine: Any
     ) -> None:
-        graph = products(graph, precision(), machine.keeps_nan)
+        graph = products(graph, get_matmul_precision(), machine.keeps_nan)
         self.graph = passes.replaced_by_values(graph, updates)
         self.updates, self.kinds, self.machine = updates, kinds, machine
         self.step = emit(self.graph, updates, kinds)
@@ -419,11 +420,6 @@ class CudaProgram:
                 setting.table[slot] = value if value < 2**63 else value - 2**64
             else:
                 setting.numbers[slot] = value
-
-
-def precision() -> str:
-    """Return how float32 matrices are multiplied: "highest", "high" or "medium"."""
-    return "highest"
 
 
 def _bytes_of(x: Any, env: Env) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nnx.errors import DataError, did_you_mean
+from nnx.op import changes
 
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 
@@ -30,6 +31,7 @@ def set_matmul_precision(precision: str) -> None:
             f"{did_you_mean(precision, MATMUL_PRECISIONS)}"
         )
     _matmul = precision
+    changes.n += 1  # compiled functions were made for the one before
 
 
 def get_matmul_precision() -> str:

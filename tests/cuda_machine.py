@@ -4,7 +4,7 @@ import contextlib
 
 import numpy as np
 
-from nnx.native import HostArrays
+from nnx.places import HostArrays
 from tests.cuda_on_cpu import Module
 
 THREADS = 256
