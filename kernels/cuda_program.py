@@ -16,8 +16,9 @@ there is none:
 - ``copy(target, source, n)`` and ``clear(target, n)`` move and zero bytes on the device;
 - ``upload(target, array)`` copies a host array, ``download(source, n)`` returns int64 words;
 - ``capture(function)`` returns a function that starts again all that this one starts, or None;
+- ``keeps_nan(dtype, compute)`` tells whether relu at the end of a product keeps NaN;
 - ``scope()`` is the context in which its device is current;
-- ``arrays`` makes arrays and tells where they are: see `nnx.native.HostArrays`.
+- ``arrays`` makes arrays and tells where they are: see `nnx.places.HostArrays`.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnx import passes
+from nnx import dtypes, passes
 from nnx.graph import Graph
+from nnx.kernels.cuda_passes import products
 from nnx.kernels.cuda_step import Factor, Launch, Product
 from nnx.kernels.emit_cuda import emit
 from nnx.locks import renew_at_fork
+from nnx.precision import get_matmul_precision
 from nnx.scalar import Env, resolve
 
 ALIGNMENT = 256
@@ -174,7 +177,7 @@ class Setting:
             for product in matrices(run, places, self.sizes):
                 if product.k == 0:
                     size = product.count * product.m * product.n
-                    machine.clear(product.out, size * np.dtype(product.dtype).itemsize)
+                    machine.clear(product.out, size * dtypes.as_dtype(product.out_dtype).itemsize)
                 elif product.m and product.n and product.count:
                     machine.multiply(product)
 
@@ -344,6 +347,7 @@ class CudaProgram:
     def __init__(
         self, graph: Graph, updates: dict[int, int], kinds: dict[str, bool], machine: Any
     ) -> None:
+        graph = products(graph, get_matmul_precision(), machine.keeps_nan)
         self.graph = passes.replaced_by_values(graph, updates)
         self.updates, self.kinds, self.machine = updates, kinds, machine
         self.step = emit(self.graph, updates, kinds)
@@ -429,7 +433,7 @@ def matrices(product: Product, places: dict[str, int], env: Env) -> list[Matrice
     """Return a product as calls that each go through matrices at even steps."""
     batch = [n(env) for n in product.batch]
     m, k, n = product.m(env), product.k(env), product.n(env)
-    width = np.dtype(product.dtype).itemsize
+    width, out_width = product.dtype.itemsize, product.eqn.out.dtype.itemsize
     strides = [_strides(f, batch, env) for f in (product.left, product.right)]
     # The last axes along which both factors move evenly are one axis of a call.
     even = len(batch)
@@ -444,10 +448,12 @@ def matrices(product: Product, places: dict[str, int], env: Env) -> list[Matrice
         ]
         left_step, right_step = (s[-1] if len(batch) > even else 0 for s in strides)
         found.append(Matrices(
-            product.dtype, count, m, k, n,
+            product.dtype.name, count, m, k, n,
             at[0], product.left.transposed, product.left.leading(env), left_step,
             at[1], product.right.transposed, product.right.leading(env), right_step,
-            places[product.out] + width * number * count * m * n,
+            places[product.out] + out_width * number * count * m * n,
+            product.eqn.out.dtype.name, product.compute, product.epilogue,
+            places[product.bias] if product.bias else 0,
         ))  # fmt: skip
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from nnx.dtypes import DType
 from nnx.graph import Eqn, Var
 from nnx.scalar import Env, Scalar, evaluator, text_of
 
@@ -47,10 +48,13 @@ class Factor(NamedTuple):
 
 
 class Product(NamedTuple):
-    """A product of matrices, batch by batch: out (m, n) = left (m, k) right (k, n), row-major."""
+    """A product of matrices, batch by batch: out (m, n) = left (m, k) right (k, n), row-major.
+
+    ``dtype`` is that of the factors.
+    """
 
     eqn: Eqn
-    dtype: str
+    dtype: DType
     batch: tuple[Count, ...]
     m: Count
     k: Count
@@ -58,6 +62,9 @@ class Product(NamedTuple):
     left: Factor
     right: Factor
     out: str
+    compute: str = "float32"
+    epilogue: str = "none"
+    bias: str = ""
 
 
 class Number(NamedTuple):

@@ -15,7 +15,7 @@ from nnx.dtypes import DType
 from nnx.errors import DataError, DTypeError, LabelError, did_you_mean
 from nnx.host import to_host
 from nnx.outputs import ONE, Takes, n_rows, named
-from nnx.tensor import Tensor, asarray
+from nnx.tensor import Tensor, asarray, elsewhere
 from nnx.tree import flatten
 
 Batch = tuple[Any, Any, Any]
@@ -117,6 +117,8 @@ class Place:
 
 def _rows(data: Any, what: str) -> Any:
     """Return data as a tensor or a host array with at least one row."""
+    if not isinstance(data, Tensor) and elsewhere(data) is not None:
+        data = asarray(data)
     array = data if isinstance(data, Tensor) else to_host(data, what)
     if not array.shape:
         raise DataError(f"{what} is a single value; it must have a first axis, one entry a row.")

@@ -28,6 +28,13 @@ class DeviceError(NnxError, RuntimeError):
     """A device that cannot be used, or arrays of two devices in one operation."""
 
 
+class OutOfMemoryError(NnxError, MemoryError):
+    """A device without room for the result of an op; ``asked`` and ``free`` are bytes if known."""
+
+    asked: int | None = None
+    free: int | None = None
+
+
 class GradientError(NnxError, RuntimeError):
     """A gradient that cannot be had: no tape, used up, or its inputs were written since."""
 

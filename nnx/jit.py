@@ -24,6 +24,7 @@ from nnx.graph import Graph, Var, interpret, pretty, typecheck
 from nnx.locks import renew_at_fork
 from nnx.native import LARGE, MISSED, Native
 from nnx.op import recording
+from nnx.precision import get_matmul_precision
 from nnx.scalar import Facts, Scalar, evaluator, made, text_of, value_of
 from nnx.tape import COMPILED
 from nnx.tensor import Tensor, asarray
@@ -504,7 +505,7 @@ class Function:
 
     def _entry(self, call: _Call, args: Any) -> tuple[_Entry, dict[str, Any]]:
         device = self._device(call)
-        key = (device, call.structure, recording.on)
+        key = (device, call.structure, recording.on, get_matmul_precision())
         reason = "" if not self._entries else _new(call.structure, list(self._entries))
         entries = self._entries.setdefault(key, [])
         for entry in entries:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import math
 import signal
 import threading
@@ -15,7 +16,7 @@ from nnx import diagnose
 from nnx.batches import ArrayData, Batch, Data
 from nnx.callbacks import History, Hooks, Logs
 from nnx.epoch import Epoch
-from nnx.errors import DataError, NonFiniteError
+from nnx.errors import DataError, NonFiniteError, OutOfMemoryError
 from nnx.graph import CheckError
 from nnx.jit import Function, jit
 from nnx.metrics import Metric, Tally
@@ -404,7 +405,10 @@ class Loop:
         n = n_rows(x)
         if suspect and not diagnose.all_finite(x):
             self._refuse_input(epoch, step, self._positions(order, first, n), x, y)
-        number, value, prediction, parts = self._step(x, y, weight)
+        try:
+            number, value, prediction, parts = self._step(x, y, weight)
+        except MemoryError as error:
+            self._no_memory(epoch, step, n, error)
         if not math.isfinite(number):
             self._not_finite(epoch, step, self._positions(order, first, n), x, y, value)
         return Block([number], n, prediction, y, [[part.item()] for part in parts])
@@ -479,6 +483,20 @@ class Loop:
                 f"{diagnose.first_bad(self._model, x, y, rows, value)}. The loss hides it, its "
                 f"gradient would not. The parameters are as they were before this step."
             )
+
+    def _no_memory(self, epoch: int, step: int, n: int, error: MemoryError) -> NoReturn:
+        """Let go of what the step had made, and say where memory ran out."""
+        self._setup.optimizer.zero_grad()
+        error.__traceback__ = error.__context__ = None  # their frames hold the tape
+        gc.collect()
+        self._model.device.release()
+        found = OutOfMemoryError(
+            f"In epoch {epoch + 1} of {self._last}, step {step + 1}, with a batch of {n} rows: "
+            f"{error} The parameters are as they were before this step. Here, batch_size below "
+            f"{self._size} takes less."
+        )
+        found.asked, found.free = getattr(error, "asked", None), getattr(error, "free", None)
+        raise found from None
 
     def _not_finite(
         self, epoch: int, step: int, rows: Any, x: Any, y: Any, value: Tensor

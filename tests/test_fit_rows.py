@@ -10,6 +10,7 @@ import pytest
 
 import nnx
 from nnx import fit, nn, optim, rows
+from nnx.backends import Backend
 from nnx.batches import ArrayData
 from nnx.errors import DTypeError, LabelError, NonFiniteError, ShapeError
 
@@ -103,6 +104,13 @@ def test_no_more_than_a_batch_is_read_at_once(mapped, monkeypatch):
     assert max(taken) == 16 and sum(taken[-4:]) == 50
 
 
+def test_a_quarter_of_the_memory_may_be_taken(monkeypatch):
+    backend = nnx.device("numpy").backend
+    hardware = backend.devices()[0]
+    monkeypatch.setattr(type(backend), "devices", lambda self: [hardware.__class__("", 400)])
+    assert backend.resident(100, 0) and not backend.resident(101, 0)
+
+
 def test_what_is_read_by_rows(tmp_path):
     big = np.lib.format.open_memmap(tmp_path / "b.npy", "w+", np.float32, (5000, 4096))  # sparse
     place = fit._place(nn.Sequential(nn.Dense(2, in_features=4)))
@@ -116,13 +124,13 @@ def test_what_is_read_by_rows(tmp_path):
 
 def test_a_copy_that_would_not_fit_is_not_made(monkeypatch):
     monkeypatch.setattr(rows, "MAPPED_BYTES", 0)
-    monkeypatch.setattr(rows, "_memory_bytes", lambda place: 4 * X.nbytes - 1)
+    monkeypatch.setattr(Backend, "resident", lambda self, size, index: size < X.nbytes)
     place = fit._place(nn.Sequential(nn.Dense(2, in_features=4)))
     assert not rows.reads_by_rows(place, X)  # no copy at all
     assert rows.reads_by_rows(place, X.astype(np.float64))
     assert rows.reads_by_rows(place, np.asfortranarray(X))
     agree(trained(X.astype(np.float64), Y), trained(X, Y))
-    monkeypatch.setattr(rows, "_memory_bytes", lambda place: 4 * X.nbytes)
+    monkeypatch.setattr(Backend, "resident", lambda self, size, index: size <= X.nbytes)
     assert not rows.reads_by_rows(place, X.astype(np.float64))
 
 

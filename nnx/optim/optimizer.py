@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NoReturn, Protocol, TypedDict, Unpack
 
 import nnx
+from nnx import dtypes
 from nnx.device import Device
 from nnx.errors import DataError, DeviceError, DTypeError, ShapeError
 from nnx.host import to_host
@@ -74,10 +75,6 @@ class _Rate:
             rate = optimizer._schedule(optimizer.step_count + self._more)
             optimizer._lr = optimizer._checked_rate(rate)
         return optimizer._lr
-
-
-def _device_of(entry: _Entry) -> Device:
-    return entry.param.device
 
 
 def _rate_first(init: Callable[..., None]) -> Callable[..., None]:
@@ -294,10 +291,10 @@ class Optimizer:
         try:
             if not self._slots_made:
                 self._make_slots()
-            change = self._array_change if self.over_arrays else self._tensor_change
             changes = []
-            for device, group in itertools.groupby(entries, _device_of):
-                self.xp = device.namespace if self.over_arrays else nnx
+            for (device, fast), group in itertools.groupby(entries, self._way_of):
+                self.xp = device.namespace if fast else nnx
+                change = self._array_change if fast else self._tensor_change
                 with device.scope():
                     shrink = self._shrink(entries, device) if self.clip_norm is not None else None
                     changes += [change(entry, device, shrink) for entry in group]
@@ -311,6 +308,14 @@ class Optimizer:
             entry.param.assign(value)
             for name, array in slots.items():
                 entry.slots[name].assign(array)
+
+    def _way_of(self, entry: _Entry) -> tuple[Device, bool]:
+        """Return a parameter's device, and whether `update` runs over its arrays there.
+
+        Libraries differ in what a Python float makes of a bfloat16 array; ops do not.
+        """
+        param = entry.param
+        return param.device, self.over_arrays and param.dtype is not dtypes.bfloat16
 
     def _enter(self, trace: Any) -> None:
         """Make the step count and the rate inputs of a trace, and the slots real arrays."""
