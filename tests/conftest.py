@@ -94,20 +94,12 @@ def apart(monkeypatch):
 
 
 @pytest.fixture
-def emulated(monkeypatch):
+def emulated():
     """Compile for the device "numba" as CUDA, run on the CPU; return the programs, as they come."""
-    from nnx.backends.numba_backend import NumbaBackend
-    from nnx.kernels.cuda_program import CudaProgram
     from tests import cuda_on_cpu
-    from tests.cuda_machine import Machine
+    from tests.cuda_machine import emulation
 
     if reason := cuda_on_cpu.available():
         pytest.skip(reason)
-    made = []
-
-    def compile(self, graph, updates, kinds):
-        made.append(CudaProgram(graph, updates, kinds, Machine("reverse")))
-        return made[-1]
-
-    monkeypatch.setattr(NumbaBackend, "compile", compile)
-    return made
+    with emulation() as made:
+        yield made

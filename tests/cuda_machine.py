@@ -4,6 +4,7 @@ import contextlib
 
 import numpy as np
 
+from nnx.backends.numba_backend import NumbaBackend
 from nnx.kernels import cuda_program as programs
 from nnx.kernels.cuda_program import CudaProgram
 from nnx.places import HostArrays
@@ -39,6 +40,22 @@ class Apart(programs.Setting):
 def cuda_program(graph, updates=None, order="forward"):
     """Return a lowered graph as kernels, to be run by `tests.tracing.run`."""
     return CudaProgram(graph, updates or {}, dict.fromkeys(graph.scalars, True), Machine(order))
+
+
+@contextlib.contextmanager
+def emulation(order="reverse"):
+    """Compile for the device "numba" as CUDA, run on the CPU; give the programs, as they come."""
+    made, before = [], NumbaBackend.compile
+
+    def compile(self, graph, updates, kinds):
+        made.append(CudaProgram(graph, updates, kinds, Machine(order)))
+        return made[-1]
+
+    NumbaBackend.compile = compile
+    try:
+        yield made
+    finally:
+        NumbaBackend.compile = before
 
 
 class Arrays(HostArrays):
