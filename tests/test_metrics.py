@@ -89,6 +89,13 @@ def test_top_k_equals_sorting(k):
     assert metrics.top_k_accuracy(scores, ROWS, k=1) == metrics.accuracy(scores, CLASSES)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("target", [0, 1])
+def test_accuracy_nan_is_wrong(target, device):
+    scores = nnx.asarray([[np.nan, 0.2], [0.1, np.nan], [0.3, 0.2]], device=device)
+    assert metrics.accuracy(scores, [target] * 3) == pytest.approx((1 - target) / 3)
+
+
 def test_top_k_nan_is_wrong():
     scores = np.array([[1.0, np.nan, 0.0]], np.float32)
     assert metrics.top_k_accuracy(scores, [1], k=2) == 0.0

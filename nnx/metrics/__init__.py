@@ -82,8 +82,17 @@ def _names() -> str:
 
 
 def _of_function(function: Callable[..., Any]) -> Metric:
-    def measure(predictions: Any, targets: Any) -> State:
-        n = targets.shape[0]
-        return float(function(predictions, targets)) * n, n
+    name = getattr(function, "__name__", "metric")
 
-    return Metric(getattr(function, "__name__", "metric"), measure, ratio, added)
+    def measure(predictions: Any, targets: Any) -> State:
+        n, value = targets.shape[0], function(predictions, targets)
+        try:
+            return float(value) * n, n
+        except (TypeError, ValueError):
+            shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+            raise DataError(
+                f"The metric {name} returned {type(value).__name__}{shape}; it must return one "
+                f"number. Reduce it: values.mean()."
+            ) from None
+
+    return Metric(name, measure, ratio, added)

@@ -6,13 +6,14 @@ from typing import Any
 
 from nnx import creation, dtypes, shapes
 from nnx.errors import DataError, ShapeError
-from nnx.metrics.core import State, best, metric
+from nnx.metrics.core import State, best, checked_count, metric
 from nnx.ops import elementwise, layout, reduce
+from nnx.ops.loss import check_classes
 
 
 @metric()
 def accuracy(predictions: Any, targets: Any) -> State:
-    """The share of right answers.
+    """The share of right answers; a row with a NaN is wrong.
 
     Shapes: scores (..., C) against class numbers (...,) or rows (..., C): the largest counts;
     scores (B,) or (B, 1) against 0 and 1: logits, a positive one says 1; integers against
@@ -29,7 +30,15 @@ def accuracy(predictions: Any, targets: Any) -> State:
     check_scores(predictions, targets)
     if same_shape:
         targets = reduce.argmax(targets, axis=-1)
-    return _counted(best(predictions) == targets)
+    return _counted(_are_right(predictions, targets))
+
+
+def _are_right(scores: Any, targets: Any) -> Any:
+    """Return where the largest score is that of the class; a NaN, the largest to argmax, never."""
+    guess = best(scores)
+    top: Any = layout.take_along_axis(scores, layout.expand_dims(guess, axis=-1), axis=-1)
+    top = layout.squeeze(top, axis=-1)
+    return (guess == targets) & (top == top)
 
 
 @metric()
@@ -51,10 +60,11 @@ def top_k_accuracy(predictions: Any, targets: Any, k: int = 5) -> State:
     """
     check_scores(predictions, targets)
     n_classes = predictions.shape[-1]
-    if not 1 <= k <= n_classes:
+    if not checked_count("top_k_accuracy: k", k) <= n_classes:
         raise DataError(f"top_k_accuracy: k is from 1 to the {n_classes} classes, got {k}.")
     if targets.ndim == predictions.ndim:
         targets = reduce.argmax(targets, axis=-1)
+    check_classes(targets.device.namespace, targets.array, n_classes)
     place = layout.expand_dims(targets.astype(targets.device.nearest(dtypes.int64)), axis=-1)
     own = layout.take_along_axis(predictions, place, axis=-1)
     classes: Any = creation.arange(n_classes, device=predictions.device)

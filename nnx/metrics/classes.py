@@ -15,13 +15,27 @@ from typing import Any
 from nnx import creation, dtypes, shapes
 from nnx.errors import DataError, LabelError, ShapeError
 from nnx.metrics.accuracy import check_scores
-from nnx.metrics.core import Metric, State, best, entered, one_of, tensors
+from nnx.metrics.core import (
+    Metric,
+    State,
+    best,
+    checked_count,
+    entered,
+    one_of,
+    refuse_nothing,
+    tensors,
+)  # fmt: skip
 from nnx.ops import elementwise, layout, reduce
 from nnx.ops.loss import check_classes
 from nnx.tape import no_grad
 from nnx.tensor import Tensor
 
 AVERAGES = ("auto", "binary", "macro", "micro", "weighted", None)
+
+
+MOST_CLASSES = 1 << 22
+MOST_IN_MATRIX = 1 << 13
+"""A matrix of more classes would take more than half a gigabyte."""
 
 
 # What was decided
@@ -52,6 +66,7 @@ def decided(predictions: Any, targets: Any) -> tuple[Tensor, Tensor, int]:
         n_classes = max(2, *(1 + int(reduce.max(part).item()) for part in (guess, truth)))
         for part in (guess, truth):
             check_classes(part.device.namespace, part.array, n_classes)
+        _refuse_many(n_classes, MOST_CLASSES)
         return _flat(guess), _flat(truth), n_classes
     check_scores(predictions, targets)
     n_classes = predictions.shape[-1]
@@ -61,6 +76,16 @@ def decided(predictions: Any, targets: Any) -> tuple[Tensor, Tensor, int]:
         truth = _numbers(targets, whole)
         check_classes(truth.device.namespace, truth.array, n_classes)
     return _flat(_numbers(best(predictions), whole)), _flat(truth), n_classes
+
+
+def _refuse_many(n_classes: int, most: int) -> None:
+    """Raise DataError for more classes than can be counted in memory."""
+    if n_classes > most:
+        raise DataError(
+            f"The largest class number is {n_classes - 1:,}, and so many classes are more than can "
+            f"be counted here, {most:,}. Number them from 0 on: "
+            f"np.unique(y, return_inverse=True)[1]; or take nnx.metrics.mae for quantities."
+        )
 
 
 def _numbers(targets: Tensor, whole: Any) -> Tensor:
@@ -102,6 +127,7 @@ def count_classes(predictions: Any, targets: Any, multilabel: bool = False) -> S
     "pairs" are counts of each pair of classes, in a vector; "classes" and "labels" are hits,
     guesses and occurrences of each class, or each column, in three rows.
     """
+    refuse_nothing("precision, recall and f1", predictions)
     top = reduce.max(predictions) if predictions.dtype.is_floating else 0.0
     if multilabel:
         whole = predictions.device.nearest(dtypes.int64)
@@ -248,11 +274,14 @@ def confusion_matrix(predictions: Any, targets: Any, n_classes: int | None = Non
 
     with no_grad():
         p, t = tensors(predictions, targets)
+        refuse_nothing("confusion_matrix", p)
         refuse_nan("confusion_matrix", p)
         guess, truth, n = decided(p, t)
-        if n_classes is not None and n_classes < n:
-            raise DataError(f"confusion_matrix: n_classes={n_classes}, but there are {n} classes.")
-        n = n if n_classes is None else n_classes
+        if n_classes is not None:
+            n, least = checked_count("confusion_matrix: n_classes", n_classes), n
+            if n < least:
+                raise DataError(f"confusion_matrix: n_classes={n}, but there are {least} classes.")
+        _refuse_many(n, MOST_IN_MATRIX)
         counts = _count(truth * n + guess, n * n)
     return np.asarray(counts.numpy(), np.int64).reshape(n, n)
 
