@@ -19,10 +19,10 @@ from nnx.batches import (
     is_stream,
     open_data,
 )  # fmt: skip
-from nnx.callbacks import Callback, History, Hooks, shown
+from nnx.callbacks import Callback, History, Hooks, listed, shown
 from nnx.device import Device
 from nnx.device import device as open_device
-from nnx.errors import DataError, DeviceError, LabelError, NnxError, ShapeError
+from nnx.errors import DataError, DeviceError, LabelError, ShapeError, told_in
 from nnx.facts import facts_of
 from nnx.loop import (
     EVALUATION_ROWS,
@@ -34,6 +34,7 @@ from nnx.loop import (
     mode,
     name_of,
 )
+from nnx.metrics import Metric
 from nnx.nn import losses
 from nnx.nn.module import Module
 from nnx.ops.loss import binary_cross_entropy, check_classes, cross_entropy
@@ -54,7 +55,7 @@ def compile_model(
     model: Module,
     optimizer: str | optim.Optimizer,
     loss: str | losses.Loss | Sequence[Any] | Mapping[str, Any],
-    metrics: str | Iterable[Any] = (),
+    metrics: str | Iterable[Any] | None = (),
     device: str | Device | None = None,
     *,
     loss_weights: Sequence[float] | Mapping[str, float] | None = None,
@@ -72,8 +73,9 @@ def compile_model(
     that cannot be used.
     """
     chosen = optim.get(optimizer)
-    one = isinstance(metrics, str | Mapping) or callable(metrics)
-    asked = Asked(loss, loss_weights, metrics if one else list(metrics)).checked()
+    if isinstance(metrics, Iterable) and not isinstance(metrics, str | Mapping | Metric):
+        metrics = list(metrics)
+    asked = Asked(loss, loss_weights, metrics or ()).checked()
     setup = Compiled(chosen, None, (), False, asked)
     outputs = getattr(model, "output_names", None)
     if outputs is not None:
@@ -206,13 +208,6 @@ def _check_number(value: Any, loss: Any) -> None:
         )
 
 
-def _probe_validation(model: Module, setup: Compiled, data: Data, size: int) -> None:
-    try:
-        _probe(model, setup, data, size)
-    except NnxError as error:
-        raise type(error)(f"In the validation data: {error}") from None
-
-
 # Where
 
 
@@ -271,7 +266,7 @@ def fit(
     validation_data: Any = None,
     validation_split: float = 0.0,
     shuffle: bool = True,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Callback | Sequence[Callback] | None = (),
     verbose: Any = "auto",
     initial_epoch: int = 0,
     class_weight: ClassWeight | None = None,
@@ -306,6 +301,11 @@ def fit(
     setup = compiled(model)
     size, last = _whole("batch_size", batch_size, 1), _whole("epochs", epochs, 1)
     first = _whole("initial_epoch", initial_epoch, 0)
+    if first > last:
+        raise DataError(
+            f"initial_epoch={first} and epochs={last}: epochs is where training ends, counted from "
+            f"0, and not how many follow. For 3 more: epochs={first + 3}."
+        )
     saved = None if resume is None else read(resume)
     split = _check_split(validation_split, validation_data, x)
     if saved is not None and setup.auto:
@@ -325,16 +325,18 @@ def fit(
         _settle_device(model, setup, data, size, bool(jit), verbose)
         if validation is not None:
             validation.to(_place(model))
-    if validation_data is not None:
-        validation = _open_pair(_place(model), validation_data)
-    if validation is not None:
-        _probe_validation(model, setup, validation, size)
+    with told_in("In the validation data"):
+        if validation_data is not None:
+            validation = _open_pair(_place(model), validation_data)
+        if validation is not None:
+            _probe(model, setup, validation, size)
     history = History()
     hooks = Hooks(
-        [history, *_several(callbacks), *shown(verbose)],
+        [history, *listed(callbacks), *shown(verbose)],
         model,
         {"epochs": last, "steps": data.steps(size), "verbose": verbose},
     )
+    hooks.check_figures(_figures(setup, validation))
     facts = facts_of(
         model, setup, size=size, shuffle=bool(shuffle), data=data, validation=validation,
         class_weight=class_weight, weight=given,
@@ -359,8 +361,9 @@ def fit(
     return history
 
 
-def _several(callbacks: Callback | Sequence[Callback]) -> Sequence[Callback]:
-    return [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
+def _figures(setup: Compiled, validation: Data | None) -> list[str]:
+    names = setup.figures()
+    return names if validation is None else [*names, *(f"val_{name}" for name in names)]
 
 
 def _open_pair(place: Place, validation_data: Any) -> Data:
@@ -369,7 +372,12 @@ def _open_pair(place: Place, validation_data: Any) -> Data:
     if is_stream(validation_data) and not several:
         return StreamData(place, validation_data)
     if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
-        raise DataError("validation_data is (x, y), (x, y, weights) or an iterable of batches.")
+        given = type(validation_data).__name__
+        if isinstance(validation_data, tuple | list):
+            given += f" of {len(validation_data)}"
+        raise DataError(
+            f"validation_data is (x, y), (x, y, weights) or an iterable of batches, got a {given}."
+        )
     return open_data(place, *validation_data)
 
 
@@ -380,7 +388,7 @@ def evaluate(
     batch_size: int = EVALUATION_ROWS,
     *,
     sample_weight: Any = None,
-    callbacks: Callback | Sequence[Callback] = (),
+    callbacks: Callback | Sequence[Callback] | None = (),
 ) -> dict[str, float]:
     """Return the loss and the metrics of a compiled model, by name, over all rows.
 
@@ -393,7 +401,7 @@ def evaluate(
     data = open_data(_place(model), x, y, sample_weight)
     _probe(model, setup, data, size)
     params = {"epochs": 1, "steps": data.steps(size), "verbose": 0}
-    hooks = Hooks(_several(callbacks), model, params)
+    hooks = Hooks(listed(callbacks), model, params)
     with contextlib.closing(hooks):
         return measure(model, setup, data, size, hooks)
 
@@ -403,7 +411,7 @@ def predict(
     x: Any,
     batch_size: int = EVALUATION_ROWS,
     *,
-    callbacks: Callback | Sequence[Callback] = (),
+    callbacks: Callback | Sequence[Callback] | None = (),
 ) -> Any:
     """Return the model's outputs as a new NumPy array, one row a row of x; of several outputs as
     the list, tuple or dict of arrays that the model returns.
@@ -417,7 +425,7 @@ def predict(
     place = _place(model)
     data: Data = StreamData(place, x, needs_targets=False) if is_stream(x) else array_data(place, x)
     params = {"epochs": 1, "steps": data.steps(size), "verbose": 0}
-    hooks = Hooks(_several(callbacks), model, params)
+    hooks = Hooks(listed(callbacks), model, params)
     parts = []
     with contextlib.closing(hooks), no_grad(), mode(model, training=False):
         for call in hooks.on_predict_begin:

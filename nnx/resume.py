@@ -21,7 +21,7 @@ from nnx import checkpoint, random
 from nnx.batches import Data
 from nnx.errors import CheckpointError, NnxError
 from nnx.facts import Facts, architecture
-from nnx.files import previous_of
+from nnx.files import checked_path, previous_of
 from nnx.outputs import Totals
 from nnx.plain import on_device, packed, unpacked
 from nnx.random import Generator
@@ -276,7 +276,7 @@ def read(path: Path) -> Saved:
     A warning then names both. Raises: CheckpointError where neither is sound, and for a file that
     is no training, or one of a newer nnx.
     """
-    named, found = os.fspath(path), previous_of(path)
+    named, found = checked_path(path), previous_of(path)
     try:
         content = checkpoint.read_tensors(path)
     except CheckpointError as error:

@@ -8,6 +8,7 @@ import pytest
 import nnx
 from nnx import data, nn, optim
 from nnx.callbacks import LambdaCallback
+from nnx.errors import DataError
 from tests.training import T, X, Y, classifier, network, regressor, same
 
 DEVICES = ["loops", "numpy", "numba", "array_api:array_api_strict"]
@@ -225,6 +226,24 @@ def test_class_weight_is_the_sample_weight_of_each_class(y):
     assert not same(first.state_dict(), plain.state_dict())
     for key, value in plain.state_dict().items():
         np.testing.assert_allclose(both.state_dict()[key], value, rtol=1e-4, atol=1e-6)
+
+
+def test_class_weight_takes_classes_as_floats():
+    """As np.unique of labels that were floats gives them."""
+    model = classifier()
+    model.fit(X, Y, class_weight={0.0: 2.0, np.float64(1.0): 0.5})
+    expected = classifier()
+    expected.fit(X, Y, class_weight={0: 2.0, 1: 0.5})
+    assert same(model.state_dict(), expected.state_dict())
+    model.train_on_batch(X, Y, class_weight={2.0: 3.0})
+
+
+def test_class_weight_of_numbers_that_are_no_classes_is_refused():
+    model = regressor(nn.Dense(3, in_features=4))
+    before = model.state_dict()
+    with pytest.raises(DataError, match="one class a row.*Give sample_weight"):
+        model.fit(X, X[:, :3], class_weight={0: 2.0})
+    assert same(model.state_dict(), before)
 
 
 def test_class_weight_of_two_classes_with_one_logit():

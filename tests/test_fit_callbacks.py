@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 import numpy as np
@@ -15,10 +16,12 @@ from nnx.callbacks import (
     Checkpoint,
     CSVLogger,
     EarlyStopping,
+    JSONLinesLogger,
     LambdaCallback,
     ProgressBar,
+    TensorBoard,
 )
-from nnx.errors import DataError
+from nnx.errors import CheckpointError, DataError
 from tests.training import Batches, X, Y, classifier, same
 
 
@@ -119,7 +122,11 @@ def test_csv_logger_writes_the_history(tmp_path):
     [
         (lambda: LambdaCallback(on_epoch_edn=print), "'on_epoch_edn'.*Did you mean 'on_epoch_end'"),
         (lambda: EarlyStopping(mode="mim"), "Did you mean 'min'"),
-        (lambda: EarlyStopping, "Subclass it; give an instance"),
+        (lambda: EarlyStopping(5), "monitor is the name of a figure, such as 'val_loss', got 5"),
+        (lambda: LambdaCallback(on_epoch_end=5), "on_epoch_end is a function .*, got 5"),
+        (lambda: CSVLogger("h.csv", separator=";;"), "separator is one character"),
+        (lambda: Checkpoint("m", every_s="5"), "every_s is a finite number"),
+        (lambda: EarlyStopping, r"an instance, not the class: EarlyStopping\(\)"),
         (lambda: EarlyStopping("val_los"), r"'val_los'.*Did you mean"),
         (lambda: EarlyStopping(), "val_ needs validation data"),
     ],
@@ -134,6 +141,37 @@ def test_one_callback_needs_no_list():
     kept = nnx.callbacks.History()
     model.fit(X, Y, callbacks=kept)
     assert kept.history["loss"]
+
+
+@pytest.mark.parametrize("make", [Checkpoint, CSVLogger, JSONLinesLogger, TensorBoard])
+def test_a_place_that_cannot_be_written_is_told_before_training(make, tmp_path):
+    (tmp_path / "file").write_text("")
+    model = classifier()
+    before = model.state_dict()
+    with pytest.raises((DataError, CheckpointError), match=r"[Cc]annot (write|save) .*"):
+        model.fit(X, Y, callbacks=make(tmp_path / "file" / "out"))
+    assert same(model.state_dict(), before) and os.listdir(tmp_path) == ["file"]
+
+
+def test_looking_whether_a_file_can_be_written_leaves_it_as_it_was(tmp_path):
+    old, new = tmp_path / "old.csv", tmp_path / "new.csv"
+    old.write_text("an earlier run")
+    seen = []
+
+    def look(epoch, logs):
+        seen.append((old.read_text(), new.exists()))
+
+    loggers = [CSVLogger(old), CSVLogger(new), LambdaCallback(on_epoch_begin=look)]
+    classifier().fit(X, Y, callbacks=loggers)
+    assert seen == [("an earlier run", False)] and new.exists()
+
+
+def test_figure_that_a_users_callback_adds_can_be_monitored():
+    model = classifier()
+    adds = LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(mine=1.0))
+    assert model.fit(X, Y, callbacks=[adds, EarlyStopping("mine")], epochs=9).epoch == [0, 1]
+    with pytest.raises(DataError, match="'yours', which the epoch does not give"):
+        model.fit(X, Y, callbacks=[adds, EarlyStopping("yours")])
 
 
 # What is shown

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
 import nnx
 from nnx import nn, optim
+from nnx.callbacks import EarlyStopping
 from nnx.errors import DataError, DeviceError, DTypeError, LabelError, ShapeError
 from tests.training import T, X, Y, classifier, network, regressor, same
 
@@ -38,6 +41,19 @@ BAD = [
     (PAIR, {"class_weight": {0: -1.0}}, DataError, r"class_weight\[0\] is -1.0"),
     (PAIR, {"class_weight": {1: float("nan")}}, DataError, r"class_weight\[1\] is nan"),
     (PAIR, {"class_weight": {}}, DataError, "class_weight is a dict"),
+    (PAIR, {"initial_epoch": 5, "epochs": 3}, DataError, "For 3 more: epochs=8"),
+    (PAIR, {"callbacks": 5}, DataError, "callbacks has 5"),
+    (PAIR, {"callbacks": EarlyStopping}, DataError, r"not the class: EarlyStopping\(\)"),
+    (PAIR, {"callbacks": ["EarlyStoping"]}, DataError, "Did you mean 'EarlyStopping'"),
+    (PAIR, {"callbacks": "EarlyStoping"}, DataError, "Did you mean 'EarlyStopping'"),
+    (PAIR, {"callbacks": EarlyStopping("acuracy")}, DataError, "Did you mean 'accuracy'"),
+    (PAIR, {"callbacks": EarlyStopping()}, DataError, "val_ needs validation data"),
+    (PAIR, {"verbose": np.array([1, 2])}, DataError, "verbose"),
+    (PAIR, {"validation_data": (X, Y[:9])}, LabelError, "In the validation data: x has 50 rows"),
+    (PAIR, {"validation_data": (X[:0], Y[:0])}, DataError, "In the validation data: x of shape"),
+    (PAIR, {"validation_data": (X,)}, DataError, "got a tuple of 1"),
+    ((None, Y), {}, DataError, "x: got an array of Python objects"),
+    (("abc", None), {}, DataError, "x is a str: neither an array nor an iterable"),
     (PAIR, {"sample_weight": -np.ones(50)}, DataError, "-1.0 at row 0"),
     (PAIR, {"class_weight": [1, 2, 3]}, DataError, "class_weight is a dict"),
     (PAIR, {"sample_weight": np.ones(49)}, DataError, r"shape \(49,\), x has 50 rows"),
@@ -114,6 +130,10 @@ def test_metric_that_does_not_fit_is_refused_first():
     [
         ({"optimizer": "adma"}, DataError, "'adma'.*Did you mean 'adam'"),
         ({"loss": "cross_entrpy"}, DataError, "'cross_entrpy'.*Did you mean 'cross_entropy'"),
+        ({"loss": "MSE"}, DataError, "'MSE'.*Did you mean 'mse'"),
+        ({"loss": None}, DTypeError, "A loss is a name .* got None"),
+        ({"loss": []}, DTypeError, r"A loss is a name .* got \[\]"),
+        ({"metrics": 5}, DataError, "A metric is a name or a function, got 5"),
         ({"metrics": ["acuracy"]}, DataError, "'acuracy'.*Did you mean 'accuracy'"),
         ({"metrics": ["rocauc"]}, DataError, "Did you mean 'roc_auc'"),
         ({"metrics": ["confusion_matrix"]}, DataError, "not one number"),
@@ -166,3 +186,34 @@ def test_fault_in_the_validation_data_says_so():
     x = np.ones((4, 1), np.float32)
     with pytest.raises(nnx.LabelError, match="In the validation data: Label 6"):
         model.fit(x, [0, 1, 0, 1], validation_data=(x, [0, 1, 6, 1]))
+
+
+def test_none_stands_for_no_metrics_and_no_callbacks():
+    model = classifier(metrics=None)
+    model.fit(X, Y, callbacks=None)
+    expected = classifier(metrics=())
+    expected.fit(X, Y)
+    assert list(model.evaluate(X, Y, callbacks=None)) == ["loss"]
+    assert same(model.state_dict(), expected.state_dict())
+
+
+@pytest.mark.parametrize("value", [None, "a", X])
+def test_metric_that_gives_no_number_is_named(value):
+    def spread(prediction, target):
+        return value
+
+    model = classifier(metrics=[spread])
+    with pytest.raises(DataError, match="The metric spread returned .*must return one number"):
+        model.fit(X, Y)
+
+
+def test_option_that_a_metric_lacks_is_told():
+    metric = functools.partial(nnx.metrics.precision, avrage="macro")
+    with pytest.raises(DataError, match="precision has no option 'avrage'. Did you mean 'average'"):
+        classifier(metrics=[metric])
+
+
+@pytest.mark.parametrize(("name", "meant"), [("clipnorm", "clip_norm"), ("weigth_decay", "weight")])
+def test_setting_that_an_optimizer_lacks_is_told(name, meant):
+    with pytest.raises(DataError, match=f"Adam has no setting '{name}'. Did you mean '{meant}"):
+        optim.Adam(1e-3, **{name: 1.0})

@@ -145,6 +145,12 @@ def test_bad_rows_are_told(mapped, x, y, error, words):
         model.fit(mapped(x), mapped(y))
 
 
+def test_label_that_does_not_exist_is_found_in_its_batch(mapped):
+    x, y = mapped(X), mapped(np.where(np.arange(len(Y)) == 41, 9, Y))
+    with pytest.raises(LabelError, match=r"epoch 1 of 1, step 6 \(rows 40, 41, .*\): Label 9"):
+        trained(x, y, batch_size=8, epochs=1, shuffle=False)
+
+
 def test_infinity_that_the_loss_hides_is_found_in_its_batch(mapped):
     x = X.copy()
     x[29, 1] = np.inf
