@@ -24,6 +24,7 @@ from nnx.metrics.core import (
     one_of,
     refuse_nothing,
     tensors,
+    top,
 )  # fmt: skip
 from nnx.ops import elementwise, layout, reduce
 from nnx.ops.loss import check_classes
@@ -128,7 +129,7 @@ def count_classes(predictions: Any, targets: Any, multilabel: bool = False) -> S
     guesses and occurrences of each class, or each column, in three rows.
     """
     refuse_nothing("precision, recall and f1", predictions)
-    top = reduce.max(predictions) if predictions.dtype.is_floating else 0.0
+    largest = top(predictions)
     if multilabel:
         whole = predictions.device.nearest(dtypes.int64)
         shapes.loss(predictions.shape, targets.shape)
@@ -136,23 +137,23 @@ def count_classes(predictions: Any, targets: Any, multilabel: bool = False) -> S
         if guess.ndim != 2:
             guess, truth = (part.reshape(-1, 1) for part in (guess, truth))
         sums = [reduce.sum(part.astype(whole), axis=0) for part in (guess & truth, guess, truth)]
-        return layout.stack(sums), "labels", top
+        return layout.stack(sums), "labels", largest
     guess, truth, n = decided(predictions, targets)
     if n <= MATRIX and predictions.dtype.is_floating:
-        return _count(truth * n + guess, n * n), "pairs", top
+        return _count(truth * n + guess, n * n), "pairs", largest
     # One count for all three: what was guessed wrong goes to a place behind them.
     hits = elementwise.where(guess == truth, guess, 3 * n)
     places = layout.concat([hits, guess + n, truth + 2 * n])
-    return _count(places, 3 * n + 1)[: 3 * n].reshape(3, n), "classes", top
+    return _count(places, 3 * n + 1)[: 3 * n].reshape(3, n), "classes", largest
 
 
 def _merge_counts(first: State, second: State) -> State:
-    (a, kind, top), (b, _, other) = first, second
+    (a, kind, largest), (b, _, other) = first, second
     if kind == "classes":  # of class numbers, the largest of which may have been missing
         n = max(a.shape[1], b.shape[1])
         a, b = (x if x.shape[1] == n else layout.pad(x, ((0, 0), (0, n - x.shape[1])))
                 for x in (a, b))  # fmt: skip
-    return a + b, kind, elementwise.maximum(top, other)
+    return a + b, kind, elementwise.maximum(largest, other)
 
 
 def _three(state: State) -> Any:

@@ -97,13 +97,26 @@ def tensors(predictions: Any, targets: Any) -> tuple[Tensor, Tensor]:
 class Scores(Tensor):
     """Predictions that several metrics look at; what they have in common is worked out once."""
 
-    __slots__ = ("_best",)
+    __slots__ = ("_best", "_top")
 
     def best(self) -> Tensor:
         """Return the number of the highest score of each row."""
         if not hasattr(self, "_best"):
             self._best: Tensor = reduce.argmax(self, axis=-1)
         return self._best
+
+    def top(self) -> Tensor:
+        """Return the largest score of all."""
+        if not hasattr(self, "_top"):
+            self._top: Tensor = reduce.max(self)
+        return self._top
+
+
+def top(scores: Tensor) -> Any:
+    """Return the largest score of all, which is NaN where any is; 0 where there is none."""
+    if not scores.size or not scores.dtype.is_floating:
+        return 0.0
+    return scores.top() if isinstance(scores, Scores) else reduce.max(scores)
 
 
 def best(scores: Tensor) -> Tensor:
