@@ -199,7 +199,7 @@ class ArrayData:
     def weigh(self, place: Place, class_weight: ClassWeight) -> None:
         """Multiply the weight of each row by that of its class."""
         if self.y is not None:
-            self.weight = _by_class(place, self.y, self.weight, class_weight)
+            self.weight = by_class(place, self.y, self.weight, class_weight)
 
     def steps(self, size: int) -> int:
         """Return the number of batches."""
@@ -300,7 +300,7 @@ class StreamData:
         self._class_weight = class_weight
         if self._begun is not None:
             (x, y, weight), rest = self._begun
-            self._begun = ((x, y, _by_class(place, y, weight, class_weight)), rest)
+            self._begun = ((x, y, by_class(place, y, weight, class_weight)), rest)
 
     def steps(self, size: int) -> int | None:
         """Return the number of batches if the iterable tells it."""
@@ -375,7 +375,7 @@ class StreamData:
         targets = None if y is None else self._place.targets(y, rows, copy=True)
         weights = None if weight is None else self._place.weights(weight, rows)
         if self._class_weight is not None and targets is not None:
-            weights = _by_class(self._place, targets, weights, self._class_weight)
+            weights = by_class(self._place, targets, weights, self._class_weight)
         return inputs, targets, weights
 
 
@@ -443,7 +443,7 @@ def _without_targets(x: Any) -> str:
     )
 
 
-def _by_class(
+def by_class(
     place: Place, targets: Tensor, weights: Tensor | None, class_weight: ClassWeight
 ) -> Tensor:
     """Return the weight of each row times that of its class; a class without one counts 1."""
