@@ -12,7 +12,7 @@ from typing import Any
 from nnx import calibrate, creation, dtypes
 from nnx.batches import ArrayData, ClassWeight, Data, Place, is_stream
 from nnx.device import device as open_device
-from nnx.errors import DataError, DeviceError, LabelError, ShapeError
+from nnx.errors import DataError, DeviceError, LabelError, ShapeError, told_in
 from nnx.loop import Compiled, losses_of, mode, name_of
 from nnx.nn.module import Module
 from nnx.ops.loss import binary_cross_entropy, check_classes, cross_entropy
@@ -64,8 +64,10 @@ def check_class_weight(class_weight: Any, n_outputs: int) -> ClassWeight:
 def _check_labels(loss: Any, prediction: Any, y: Any) -> None:
     """Raise LabelError for the first of all targets that the loss would refuse in some batch."""
     if isinstance(loss, Several):
-        for function, pair in zip(loss.functions, loss.paired(prediction, y), strict=True):
-            _check_labels(function, *pair)
+        pairs = loss.paired(prediction, y)
+        for name, function, pair in zip(loss.names, loss.functions, pairs, strict=True):
+            with told_in(f"For the output {name!r}"):
+                _check_labels(function, *pair)
         return
     if loss is not cross_entropy and loss is not binary_cross_entropy:
         return

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nnx import checkpoint, random
 from nnx.batches import Data
 from nnx.errors import CheckpointError, NnxError
-from nnx.facts import Facts, architecture
+from nnx.facts import Facts, architecture, difference
 from nnx.files import checked_path, previous_of
 from nnx.outputs import Totals
 from nnx.plain import on_device, packed, unpacked
@@ -161,9 +161,7 @@ class Training:
             here["seed"] = there["seed"]
             differing.remove("seed")
         if differing:
-            named = "; ".join(
-                f"{name} is {there.get(name)} there and {here[name]} here" for name in differing
-            )
+            named = "; ".join(difference(name, there.get(name), here[name]) for name in differing)
             raise CheckpointError(
                 f"{saved.path} is of another training: {named}. To go on, give the same as when it "
                 f"was begun; else train anew."

@@ -13,6 +13,14 @@ from nnx.callbacks import EarlyStopping
 from nnx.errors import DataError, DeviceError, DTypeError, LabelError, ShapeError
 from tests.training import T, X, Y, classifier, network, regressor, same
 
+
+class NeedsDetaching:
+    """As a tensor of PyTorch that requires a gradient."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("Can't call numpy() on it. Use tensor.detach().numpy() instead.")
+
+
 NAN_LABELS = np.where(np.arange(50) == 17, np.nan, Y)
 RAGGED = [[1.0, 2.0, 3.0, 4.0], [1.0]]
 PAIR = (X, Y)
@@ -53,6 +61,7 @@ BAD = [
     (PAIR, {"validation_data": (X[:0], Y[:0])}, DataError, "In the validation data: x of shape"),
     (PAIR, {"validation_data": (X,)}, DataError, "got a tuple of 1"),
     ((None, Y), {}, DataError, "x: got an array of Python objects"),
+    ((NeedsDetaching(), Y), {}, DTypeError, "this .*NeedsDetaching gives no NumPy .*detach"),
     (("abc", None), {}, DataError, "x is a str: neither an array nor an iterable"),
     (PAIR, {"sample_weight": -np.ones(50)}, DataError, "-1.0 at row 0"),
     (PAIR, {"class_weight": [1, 2, 3]}, DataError, "class_weight is a dict"),

@@ -472,7 +472,13 @@ def test_auto_device_takes_several_inputs():
         ([X, Z], [Y], {}, DataError, "and y is 1 arrays"),
         ([X, Z], {"cls": Y}, {}, DataError, "y has the keys 'cls'"),
         ([X, Z], [Y, T[:5]], {}, LabelError, r"x has 36 rows and y\[1\] 5"),
-        ([X, Z], [np.append(Y[:-1], 9), T], {}, LabelError, "Label 9 at index 35"),
+        (
+            [X, Z],
+            [np.append(Y[:-1], 9), T],
+            {},
+            LabelError,
+            "For the output 'cls': Label 9 at index 35",
+        ),
         ([X, Z], [Y, T], {"class_weight": {0: 1.0}}, DataError, "class_weight is for one output"),
     ],
 )
