@@ -9,9 +9,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from nnx.errors import DataError, did_you_mean
+from nnx.errors import DataError, did_you_mean, no_attribute
 from nnx.files import check_replaceable, checked_path
 from nnx.optim.optimizer import checked
 
@@ -173,19 +173,23 @@ def listed(callbacks: Callback | Sequence[Callback] | None) -> list[Callback]:
 
 def _refuse_callback(given: Any) -> NoReturn:
     """Raise DataError for what is no callback; a class and a name are told how to become one."""
-    kinds = {name: kind for name, kind in globals().items() if _is_kind(kind)}
     hint = "Subclass that, or give a nnx.callbacks.LambdaCallback."
     if isinstance(given, type) and issubclass(given, Callback):
         hint = f"Give an instance, not the class: {given.__name__}()."
     elif isinstance(given, str):
-        hint = f"Give an instance, such as EarlyStopping(). {did_you_mean(given, kinds)}"
+        hint = f"Give an instance, such as EarlyStopping(). {did_you_mean(given, _kinds())}"
     raise DataError(
         f"callbacks has {given!r}, which is no instance of nnx.callbacks.Callback. {hint}"
     )
 
 
-def _is_kind(x: Any) -> bool:
-    return isinstance(x, type) and issubclass(x, Callback) and not x.__name__.startswith("_")
+def _kinds() -> list[str]:
+    """Return the names of the callbacks that there are."""
+    return [
+        name
+        for name, kind in globals().items()
+        if isinstance(kind, type) and issubclass(kind, Callback) and not name.startswith("_")
+    ]
 
 
 def _adds_no_figure(callback: Callback) -> bool:
@@ -692,3 +696,9 @@ def shown(verbose: Any) -> list[Callback]:
     if verbose in (1, "auto") and sys.stderr.isatty():
         return [ProgressBar()]
     return [EpochLines()] if verbose in (1, 2) else []
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        raise no_attribute(__name__, name, _kinds())

@@ -72,3 +72,16 @@ def did_you_mean(given: object, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(given).lower(), lowered, n=1, cutoff=0.5)
     hint = f"Did you mean {lowered[near[0]]!r}? " if near else ""
     return f"{hint}Allowed: {', '.join(words)}."
+
+
+def no_attribute(module: str, name: str, names: Iterable[str]) -> AttributeError:
+    """Return the error for a name that a module does not have, with the nearest that it has.
+
+    >>> no_attribute("nnx.optim", "Adma", ["Adam", "SGD"])
+    AttributeError("module 'nnx.optim' has no attribute 'Adma'. Did you mean 'Adam'?")
+    """
+    import difflib
+
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    hint = f" Did you mean {near[0]!r}?" if near and not name.startswith("_") else ""
+    return AttributeError(f"module {module!r} has no attribute {name!r}.{hint}")

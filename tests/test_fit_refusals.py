@@ -226,3 +226,20 @@ def test_option_that_a_metric_lacks_is_told():
 def test_setting_that_an_optimizer_lacks_is_told(name, meant):
     with pytest.raises(DataError, match=f"Adam has no setting '{name}'. Did you mean '{meant}"):
         optim.Adam(1e-3, **{name: 1.0})
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "meant"),
+    [
+        (nnx.callbacks, "EarlyStoping", "EarlyStopping"),
+        (nnx.callbacks, "ModelCheckpoint", "Checkpoint"),
+        (nnx.metrics, "acuracy", "accuracy"),
+        (optim, "Adma", "Adam"),
+        (optim.schedules, "cosin", "cosine"),
+        (nn, "Dens", "Dense"),
+    ],
+)
+def test_name_that_a_module_lacks_is_answered_with_the_nearest(module, name, meant):
+    with pytest.raises(AttributeError, match=f"{name}'. Did you mean '{meant}'"):
+        getattr(module, name)
+    assert not hasattr(module, "_private")

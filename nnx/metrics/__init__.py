@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nnx.errors import DataError, did_you_mean
+from nnx.errors import DataError, did_you_mean, no_attribute
 from nnx.metrics.accuracy import accuracy, binary_accuracy, top_k_accuracy
 from nnx.metrics.classes import confusion_matrix, f1, precision, recall
 from nnx.metrics.core import METRICS, Metric, State, added, ratio
@@ -96,3 +96,9 @@ def _of_function(function: Callable[..., Any]) -> Metric:
             ) from None
 
     return Metric(name, measure, ratio, added)
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        raise no_attribute(__name__, name, __all__)
