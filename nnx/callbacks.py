@@ -213,10 +213,13 @@ class History(Callback):
         self.interrupted = False
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Add the epoch's figures."""
+        """Add the epoch's figures; a figure is NaN in an epoch that does not have it."""
+        figures = _figures_of(logs)
+        for name in figures:
+            self.history.setdefault(name, [math.nan] * len(self.epoch))
         self.epoch.append(epoch)
-        for name, value in (logs or {}).items():
-            self.history.setdefault(name, []).append(value)
+        for name, values in self.history.items():
+            values.append(figures.get(name, math.nan))
 
     def __repr__(self) -> str:
         last = ", ".join(f"{name} {values[-1]:.4g}" for name, values in self.history.items())
@@ -226,6 +229,19 @@ class History(Callback):
         from nnx.viz import notebook
 
         return notebook.of_history(self)
+
+
+def _figures_of(logs: Logs | None) -> Logs:
+    """Return the figures of an epoch as floats. Raises: DataError for what is no number."""
+    figures = {}
+    for name, value in (logs or {}).items():
+        try:
+            figures[name] = float(value)
+        except (TypeError, ValueError):
+            raise DataError(
+                f"A callback put {value!r} into the logs as {name!r}; a figure is one number."
+            ) from None
+    return figures
 
 
 class LambdaCallback(Callback):
@@ -279,7 +295,7 @@ class _Monitor(Callback):
     def _improved(self, logs: Logs | None) -> bool:
         """Return whether the figure is better than ever before, and keep it; NaN never is."""
         self.check(logs or {})
-        value = self._sign * logs[self.monitor]  # type: ignore[index]
+        value = self._sign * _figures_of(logs)[self.monitor]
         if not value < self._best - self._min_delta:
             return False
         self._best = value
@@ -527,7 +543,7 @@ class JSONLinesLogger(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Add the epoch's line."""
-        self._write("a", [(epoch, logs or {})])
+        self._write("a", [(epoch, _figures_of(logs))])
 
     def _write(self, how: str, rows: list[tuple[int, Logs]]) -> None:
         import json
@@ -580,7 +596,7 @@ class TensorBoard(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Write the epoch's figures."""
-        figures = {**(logs or {}), "learning_rate": _optimizer_of(self.model).lr}
+        figures = {**_figures_of(logs), "learning_rate": _optimizer_of(self.model).lr}
         for name, value in figures.items():
             part = "validation" if name.startswith("val_") else "train"
             tag = f"epoch_{name.removeprefix('val_')}"
@@ -625,7 +641,7 @@ def _summary_writer() -> Any:
 
 
 def _figures(logs: Logs | None) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items())
+    return "  ".join(f"{name} {value:.4g}" for name, value in _figures_of(logs).items())
 
 
 class EpochLines(Callback):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 
@@ -172,6 +173,43 @@ def test_figure_that_a_users_callback_adds_can_be_monitored():
     assert model.fit(X, Y, callbacks=[adds, EarlyStopping("mine")], epochs=9).epoch == [0, 1]
     with pytest.raises(DataError, match="'yours', which the epoch does not give"):
         model.fit(X, Y, callbacks=[adds, EarlyStopping("yours")])
+
+
+def adding(value, first=0):
+    """Return a callback that puts a figure into the logs of a validation, from an epoch on."""
+
+    class Adding(Callback):
+        def on_test_end(self, logs=None):
+            if len(self.model.history.epoch) >= first:
+                logs["mine"] = value
+
+    return Adding()
+
+
+@pytest.mark.parametrize("value", [2, np.float32(2.0), nnx.asarray(2.0), np.array(2.0)])
+def test_figures_that_a_callback_adds_are_numbers_everywhere(value, tmp_path):
+    path, kept = tmp_path / "m", tmp_path / "h.jsonl"
+    callbacks = [
+        adding(value), CSVLogger(tmp_path / "h.csv"), JSONLinesLogger(kept), TensorBoard(tmp_path),
+        Checkpoint(path, monitor="val_mine"), EarlyStopping("val_mine"),
+    ]  # fmt: skip
+    model = classifier()
+    model.fit(X, Y, validation_split=0.2, callbacks=callbacks, verbose=2)
+    assert model.history.history["val_mine"] == [2.0]
+    assert json.loads(kept.read_text())["val_mine"] == 2.0
+
+
+def test_a_figure_is_nan_in_epochs_without_it(tmp_path):
+    loggers = [adding(1.0, first=1), CSVLogger(tmp_path / "h.csv")]
+    history = classifier().fit(X, Y, validation_split=0.2, epochs=3, callbacks=loggers)
+    assert np.isnan(history.history["val_mine"][0]) and history.history["val_mine"][1:] == [1, 1]
+    rows = np.genfromtxt(tmp_path / "h.csv", delimiter=",", names=True)
+    assert np.isnan(rows["val_mine"][0]) and rows["val_mine"][1:].tolist() == [1, 1]
+
+
+def test_a_figure_that_is_no_number_is_told():
+    with pytest.raises(DataError, match="'text' into the logs as 'val_mine'; a figure is one"):
+        classifier().fit(X, Y, validation_split=0.2, callbacks=adding("text"))
 
 
 # What is shown
