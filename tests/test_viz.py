@@ -21,8 +21,9 @@ from nnx.cli import main
 from nnx.cli.pictures import PICTURES
 from nnx.viz.counts import probabilities
 from nnx.viz.layout import Box, lay_out
-from nnx.viz.notebook import png
+from nnx.viz.picture import colours, png, rgb
 from nnx.viz.plots import _curve
+from nnx.viz.scene import text_width
 
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
@@ -230,6 +231,29 @@ def test_graph_as_png_and_pdf(tmp_path, dark):
     ratio = float(svg.get("width")) / float(svg.get("height"))
     assert pixels.shape[1] / pixels.shape[0] == pytest.approx(ratio, rel=0.01)
     assert picture.save(tmp_path / "a.PDF").read_bytes()[:4] == b"%PDF"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_graph_has_the_same_text_in_the_same_places_as_png_and_as_svg(dark):
+    v = lesson()
+    v["J"].backward(retain_graph=True)
+    picture = viz.graph(v["J"], names=v, dark=dark)
+    pixels = decoded(picture).astype(int)
+    svg = ElementTree.fromstring(picture.svg())
+    scale = pixels.shape[1] / float(svg.get("width"))
+    texts = list(svg.iter(f"{SVG}text"))
+    assert len(texts) > 3 * len(BY_HAND)
+    for text in texts:
+        x, y, size = (float(text.get(name)) for name in ("x", "y", "font-size"))
+        width = text_width(text.text, size)
+        left = x - width if text.get("text-anchor") == "end" else x
+        place = np.array([y - size, y, left, left + width]) * scale
+        top, bottom, first, last = place.astype(int)
+        colour = rgb(colours(dark)[text.get("class").removeprefix("nnx-f-")]).astype(int)
+        near = np.abs(pixels[top:bottom, first:last] - colour).sum(axis=-1) < 40
+        assert near.sum() > 3, text.text
+        # Above the letters there is room, and then another line.
+        assert not near[: int(0.1 * size * scale)].any(), text.text
 
 
 def rectangles(layout, given):

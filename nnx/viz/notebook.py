@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import struct
-import zlib
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,7 @@ from nnx.nn.summary import table
 from nnx.op import recording
 from nnx.tensor import Tensor
 from nnx.viz.graphs import graph, summary
-from nnx.viz.picture import LIGHT, signed_colours
+from nnx.viz.picture import LIGHT, png, signed_colours
 from nnx.viz.plots import history
 
 Array = NDArray[Any]
@@ -93,25 +91,6 @@ def _heat_map(matrix: Array) -> str:
         f'<img alt="heat map of a matrix" width="{max(round(width * scale), 12)}" '
         f'height="{max(round(height * scale), 12)}" style="image-rendering:pixelated" '
         f'src="data:image/png;base64,{data}">'
-    )
-
-
-def png(pixels: Array) -> bytes:
-    """Return pixels as a PNG file. Shapes: (H, W, 3) uint8. Source: ISO/IEC 15948."""
-    height, width, _ = pixels.shape
-    lines = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1)
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        check = zlib.crc32(kind + content)
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    content = zlib.compress(lines.tobytes())
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", content)
-        + chunk(b"IEND", b"")
     )
 
 
