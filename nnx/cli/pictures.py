@@ -34,9 +34,9 @@ class _Asked:
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """Height and width where the samples are images."""
+        """Height and width, and channels if there are, where the samples are images."""
         shape = self.config.sample_shape
-        return shape if len(shape) == 2 else None
+        return shape if len(shape) in (2, 3) else None
 
     def model(self) -> Any:
         return load_model(self.folder, choose_device(self.device, measure=False))

@@ -55,7 +55,7 @@ def signed_colours(values: Any, limit: float, use: dict[str, str]) -> Any:
     import numpy as np
 
     zero, plus, minus = (rgb(use[k]).astype(float) for k in ("zero", "positive", "negative"))
-    share = np.clip(values / limit if limit else 0 * values, -1, 1)[..., np.newaxis]
+    share = np.clip(values / limit if limit else np.sign(values), -1, 1)[..., np.newaxis]
     mixed = np.where(share >= 0, zero + share * (plus - zero), zero - share * (minus - zero))
     return np.rint(np.where(np.isnan(share), rgb(use["muted"]), mixed)).astype(np.uint8)
 
@@ -162,7 +162,8 @@ def style(dark: bool | None = None) -> Iterator[dict[str, str]]:
         "axes.grid": False, "grid.color": use["border"], "grid.linewidth": 0.6,
         "figure.facecolor": use["paper"], "savefig.facecolor": use["paper"], "legend.frameon":
         False, "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "figure.dpi": DPI,
-        "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "nnx",
+        "text.parse_math": False, "text.hinting": "none", "svg.fonttype": "none", "svg.hashsalt":
+        "nnx",
     }  # fmt: skip
     # Of the user's own settings none changes a picture; asking for the backend would open one.
     defaults = {k: v for k, v in matplotlib.rcParamsDefault.items() if k != "backend"}

@@ -301,7 +301,7 @@ class _Brush:
             return
         outline = Outline(points, [code for kind, _ in way for code in codes[kind]])
         context = self.renderer.new_gc()
-        context.set_linewidth(width * self.pixels)
+        context.set_linewidth(width)
         context.set_foreground(stroke or fill)
         self.renderer.draw_path(context, outline, self.transform, fill and to_rgba(fill))
         context.restore()
