@@ -971,6 +971,47 @@ def test_history_of_a_run_without_epochs_is_told(command, runs, tmp_path):
     (tmp_path / "r/config.json").write_bytes((runs / "iris/config.json").read_bytes())
     status, _, err = command("show", "history", "r")
     assert status == 1 and "not one epoch" in err
-    (tmp_path / "r/history.csv").write_text("epoch,loss\n1,x\n")
+    (tmp_path / "r/history.csv").write_text("epoch,loss\n")
     status, _, err = command("show", "history", "r")
-    assert status == 1 and "damaged" in err
+    assert status == 1 and "not one was finished" in err
+
+
+DAMAGED = {
+    "no number": (b"epoch,loss\n1,0.5\n2,x\n", "line 3 has 'x' as its loss"),
+    "a short line": (b"epoch,loss\n1\n", "line 2 has 1 cells of 2"),
+    "a long line": (b"epoch,loss\n1,2,3\n", "line 2 has 3 cells of 2"),
+    "no text": (b"\x00\xff\n1,2", "damaged, or of something else"),
+    "empty": (b"", "is empty"),
+    "another file": (b"a,b\n1,2\n", "starts with 'a,b'"),
+}
+
+
+@pytest.mark.parametrize(("content", "told"), DAMAGED.values(), ids=DAMAGED)
+def test_damaged_history_is_told_with_its_line(command, runs, tmp_path, content, told):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/config.json").write_bytes((runs / "iris/config.json").read_bytes())
+    (tmp_path / "r/history.csv").write_bytes(content)
+    status, out, err = command("show", "history", "r")
+    assert status == 1 and out == "" and "r/history.csv" in err and told in err
+    assert "--resume" in err and "fault in nnx" not in err
+
+
+def test_file_of_another_network_is_told(command, runs, tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/config.json").write_bytes((runs / "digits/config.json").read_bytes())
+    (tmp_path / "r/model.safetensors").write_bytes((runs / "iris/model.safetensors").read_bytes())
+    for words in (["show", "r"], ["graph", "r"], ["show", "confusion", "r"]):
+        status, _, err = command(*words)
+        assert status == 1 and "from 4 numbers to 3" in err and "from 784 to 10" in err, err
+
+
+@pytest.mark.parametrize("backend", ["TkAgg", "nonsense"])
+def test_pictures_need_no_backend_and_a_wrong_one_is_told(runs, tmp_path, backend):
+    env = {k: v for k, v in os.environ.items() if k != "DISPLAY"} | {"MPLBACKEND": backend}
+    words = ["show", str(runs / "iris"), "-o", "w.png"]
+    code = f"import sys; from nnx.cli import main; sys.exit(main({words!r}))"
+    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, timeout=120,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == (backend == "nonsense"), done.stderr
+    told = "MPLBACKEND is 'nonsense': unset it" in done.stderr
+    assert told == (backend == "nonsense") and "fault in nnx" not in done.stderr

@@ -140,6 +140,12 @@ def library() -> Any:
     """Return matplotlib. Raises: DataError that names the extra, where it is missing."""
     try:
         import matplotlib  # type: ignore[import-not-found, unused-ignore]
+    except ValueError as error:  # of a setting, such as MPLBACKEND
+        named = os.environ.get("MPLBACKEND")
+        mend = f"MPLBACKEND is {named!r}: unset it" if named else "Mend its matplotlibrc"
+        raise DataError(
+            f"Pictures are drawn with matplotlib, which does not start: {error}. {mend}."
+        ) from None
     except ImportError:
         raise DataError(
             "Pictures are drawn with matplotlib, which is not installed: "
