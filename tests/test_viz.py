@@ -846,6 +846,21 @@ def test_tensors_show_numbers_heat_maps_or_a_summary():
     assert "nan" in nan._repr_html_()
 
 
+def test_tensors_at_the_ends_of_their_range_keep_their_colours():
+    import re
+
+    def colours_of(x, dtype="float64"):
+        html = nnx.asarray([x], dtype=dtype)._repr_html_()
+        return [tuple(map(int, c.split(","))) for c in re.findall(r"rgb\(([\d,]+)\)", html)]
+
+    ordinary = colours_of([1.0, -1.0])
+    assert colours_of([1e308, -1e308]) == colours_of([np.inf, -np.inf]) == ordinary
+    grey, _ = colours_of([np.nan, 1.0])
+    assert min(grey) > 190  # its letters are black
+    both = np.where(np.arange(300 * 300).reshape(300, 300) % 2, np.inf, -np.inf)
+    assert "data:image/png" in nnx.asarray(both)._repr_html_()
+
+
 def test_hand_made_png_is_read_back():
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png(pixels)))), pixels)
