@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import html
 import itertools
 import math
@@ -10,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from nnx.viz.layout import Point
+from nnx.viz.letters import CHARACTER, Letters, font
 from nnx.viz.picture import DARK, DPI, colours, new_figure, png, rendered, style
 
-CHARACTER = 0.602  # the width of any, in sizes of the font: all text is in one of fixed width
 FONTS = "'DejaVu Sans Mono',Menlo,'SF Mono',Consolas,ui-monospace,monospace"
 MAX_SIDE, MAX_AREA = 30_000, 12_000_000  # pixels; matplotlib draws sides below 2**16
 
@@ -240,24 +239,23 @@ def _png(
     untyped: Any = backend_agg
     size = math.ceil(width * dpi / 72), math.ceil(height * dpi / 72)
     renderer = untyped.RendererAgg(*size, dpi)
-    _Brush(renderer, size[1] * 72 / dpi, use).draw(items)
-    return png(np.asarray(renderer.buffer_rgba())[..., :3])
+    pixels = np.asarray(renderer.buffer_rgba())[..., :3]
+    _Brush(renderer, size[1] * 72 / dpi, use, Letters(pixels, dpi)).draw(items)
+    return png(pixels)
 
 
 class _Brush:
-    """Draws on a renderer of matplotlib: the y of lines goes up, that of text as it says."""
+    """Draws on a renderer of matplotlib, whose y goes up; text by ``letters`` where there are."""
 
-    def __init__(self, renderer: Any, height: float, use: dict[str, str]) -> None:
-        from matplotlib.font_manager import FontProperties
+    def __init__(
+        self, renderer: Any, height: float, use: dict[str, str], letters: Letters | None = None
+    ) -> None:
         from matplotlib.transforms import Affine2D
 
-        self.renderer, self.use = renderer, use
+        self.renderer, self.use, self.letters = renderer, use, letters
         self.pixels = renderer.points_to_pixels(1.0)
         self.height = height * self.pixels
         self.transform = Affine2D().scale(self.pixels, -self.pixels).translate(0, self.height)
-        self.font = functools.cache(lambda size, weight: FontProperties(
-            family="DejaVu Sans Mono", size=size, weight=weight
-        ))  # fmt: skip
 
     def draw(self, items: Sequence[Any]) -> None:
         """Draw one after the other."""
@@ -279,13 +277,14 @@ class _Brush:
 
     def _text(self, item: Text) -> None:
         left = item.x - text_width(item.text, item.size) if item.right else item.x
-        x, y = left * self.pixels, item.y * self.pixels
-        if not self.renderer.flipy():
-            y = self.height - y
+        x, y, colour = left * self.pixels, item.y * self.pixels, self.use[item.colour]
+        if self.letters is not None:
+            self.letters.write(x, y, item.text, item.size, item.bold, colour)
+            return
         context = self.renderer.new_gc()
-        context.set_foreground(self.use[item.colour])
-        font = self.font(item.size, "bold" if item.bold else "normal")
-        self.renderer.draw_text(context, x, y, item.text, font, 0.0)
+        context.set_foreground(colour)
+        face = font(item.size, item.bold)
+        self.renderer.draw_text(context, x, self.height - y, item.text, face, 0.0)
         context.restore()
 
     def _path(
