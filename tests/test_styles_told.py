@@ -57,6 +57,15 @@ def test_summary_says_where_it_cannot_count(capsys):
     assert "call the model on an example" in summary(sequential(), capsys)[-1]
 
 
+def test_summary_of_a_file_has_its_flops(tmp_path, capsys):
+    model = nn.Sequential(nn.Sequential(nn.Dense(5, "relu")), nn.Dense(3))
+    model(np.ones((2, 4), "f"))
+    before = summary(model, capsys)
+    model.save(tmp_path / "m.safetensors")
+    assert summary(nn.load(tmp_path / "m.safetensors"), capsys) == before
+    assert "FLOPs" in before[-1] and not any("?" in line for line in before)
+
+
 def test_summary_changes_nothing(capsys):
     model = built("sequential")
     before, state = weights(model), nnx.random.default_generator().state_dict()
