@@ -513,11 +513,22 @@ class CSVLogger(Callback):
         import csv
 
         history = self.model.history
+        target = os.path.realpath(self.path)
+        # Beside it first: a full disk then leaves the rows that it has. Not beside a pipe.
+        beside = f"{target}.tmp" if os.path.isfile(target) else target
         try:
-            with open(self.path, "w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file, delimiter=self.separator)
-                writer.writerow(["epoch", *history.history])
-                writer.writerows(zip(history.epoch, *history.history.values(), strict=True))
+            try:
+                with open(beside, "w", newline="", encoding="utf-8") as file:
+                    writer = csv.writer(file, delimiter=self.separator)
+                    writer.writerow(["epoch", *history.history])
+                    writer.writerows(zip(history.epoch, *history.history.values(), strict=True))
+                if beside != target:
+                    os.replace(beside, target)
+            except BaseException:
+                if beside != target:
+                    with contextlib.suppress(OSError):
+                        os.unlink(beside)
+                raise
         except OSError as error:
             raise DataError(f"CSVLogger cannot write {self.path}: {error.strerror}.") from error
 

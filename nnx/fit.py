@@ -136,7 +136,8 @@ def fit(
     On Ctrl-C the running step ends, what was learned is kept, and the KeyboardInterrupt that is
     raised, a `TrainingInterrupted`, says how to go on; a second Ctrl-C stops at once.
     Raises: before any parameter changes, DataError, LabelError, ShapeError or DTypeError for data
-    and settings that do not fit; NonFiniteError at the first loss that is NaN or infinite, with the
+    and settings that do not fit (of iterables and memory-mapped rows, before the step of a batch
+    that does not); NonFiniteError at the first loss that is NaN or infinite, with the
     parameters as they were before that step.
     """
     setup = compiled(model)

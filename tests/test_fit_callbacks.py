@@ -144,6 +144,25 @@ def test_one_callback_needs_no_list():
     assert kept.history["loss"]
 
 
+def test_csv_that_cannot_be_written_keeps_its_rows(tmp_path, monkeypatch):
+    path = tmp_path / "history.csv"
+    model = classifier()
+    model.fit(X, Y, epochs=2, callbacks=[CSVLogger(path)])
+    before = path.read_text()
+
+    class FullDisk:
+        def __init__(self, *args, **kwargs):
+            pass
+
+        def writerow(self, row):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("csv.writer", FullDisk)
+    with pytest.raises(DataError, match="No space left"):
+        model.fit(X, Y, epochs=3, initial_epoch=2, callbacks=[CSVLogger(path)])
+    assert path.read_text() == before and [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
 @pytest.mark.parametrize("make", [Checkpoint, CSVLogger, JSONLinesLogger, TensorBoard])
 def test_a_place_that_cannot_be_written_is_told_before_training(make, tmp_path):
     (tmp_path / "file").write_text("")
