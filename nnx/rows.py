@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from nnx import dtypes
-from nnx.batches import ArrayData, Batch, ClassWeight, Place, _by_class, check_partners
+from nnx.batches import ArrayData, Batch, ClassWeight, Place, by_class, check_partners
 from nnx.device import Device
 from nnx.host import to_host
 from nnx.tensor import Tensor, asarray
@@ -60,7 +60,7 @@ class RowData(ArrayData):
             own = None if self.weight is None else Tensor(self.weight.array[rows], place.device)
             targets = self._y[rows]
             y = place.targets(targets, len(targets))
-            parts.append(_by_class(place, y, own, class_weight).numpy())
+            parts.append(by_class(place, y, own, class_weight).numpy())
         self.weight = place.weights(np.concatenate(parts), self.rows)
 
     def _part(self, rows: slice) -> RowData:
