@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import util
 from typing import Any
 
-from nnx.backends.cuda_reasons import broken_cupy, count_gpus, no_cupy
+from nnx.backends.cuda_reasons import broken_cupy, count_gpus, no_cupy, no_library
 from nnx.backends.cupy_kernels import EXACT, adapted, corrections
 from nnx.backends.cupy_products import Products
 from nnx.backends.cupy_uploads import upload
@@ -129,12 +129,22 @@ class CupyBackend(Backend):
         current, process = self._cupy.cuda.runtime.getDevice, _process
 
         def on_device(*arrays: Any, **attrs: Any) -> Any:
-            if not process.forked and current() == index:
-                return kernel(*arrays, **attrs)
-            with self.scope(index):
-                return kernel(*arrays, **attrs)
+            try:
+                if not process.forked and current() == index:
+                    return kernel(*arrays, **attrs)
+                with self.scope(index):
+                    return kernel(*arrays, **attrs)
+            except (ImportError, RuntimeError) as error:
+                if isinstance(error, ImportError) or "failed to load lib" in str(error):
+                    raise self._no_library(error) from error
+                raise
 
         return on_device
+
+    def _no_library(self, error: Exception) -> DeviceError:
+        """Return the error for a library of CUDA that is not there when a kernel first needs it."""
+        built_for = self._cupy.cuda.runtime.runtimeGetVersion()
+        return DeviceError(no_library(error, self._cupy.__version__, built_for))
 
     def asarray(self, host: Any, dtype: Any, index: int) -> Any:
         """Return a copy of a host array on one GPU."""
