@@ -11,7 +11,7 @@ from importlib import util
 from typing import Any
 
 from nnx.backends.cuda_reasons import broken_cupy, count_gpus, no_cupy, no_library
-from nnx.backends.cupy_kernels import EXACT, adapted, corrections
+from nnx.backends.cupy_kernels import EXACT, READING, adapted, checked, corrections
 from nnx.backends.cupy_products import Products
 from nnx.backends.cupy_uploads import upload
 from nnx.backends.protocol import Backend, Hardware, Unavailable
@@ -94,7 +94,9 @@ class CupyBackend(Backend):
         }
 
     def adapt(self, name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
-        """Return an op's kernel for bfloat16 too."""
+        """Return an op's kernel for bfloat16 too, and with its indices looked at."""
+        if name in READING:
+            return checked(self._cupy, name, kernel)
         if self._bfloat16 is None or name in EXACT:
             return kernel
         return adapted(kernel, self._bfloat16)
@@ -206,7 +208,9 @@ class CupyBackend(Backend):
         kernels wrap around in silence.
         """
         with self.scope(labels.data.device_id):
-            return not bool(((labels < 0) | (labels >= stop)).any())
+            if labels.dtype.kind == "i":  # a negative one, seen as unsigned, is above any class
+                labels = labels.view(f"uint{8 * labels.dtype.itemsize}")
+            return bool(labels.max() < stop)
 
     def synchronize(self, index: int) -> None:
         """Wait for everything on one GPU."""
