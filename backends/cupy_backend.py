@@ -19,6 +19,8 @@ from nnx.errors import DeviceError
 
 RESIDENT_SHARE = 0.5
 """Of a GPU's free memory a data set may take this part."""
+FIRST_WITH_BFLOAT16 = 12020
+"""The CUDA runtime from which on CuPy tests its bfloat16."""
 CUDA, CUDA_MANAGED = 2, 13
 """Device types of DLPack, from dlpack.h."""
 
@@ -64,12 +66,17 @@ class CupyBackend(Backend):
 
     @functools.cached_property
     def _bfloat16(self) -> Any:
-        """NumPy's bfloat16 where CuPy takes it, else None."""
-        if int(self._cupy.__version__.partition(".")[0]) < 14 or not util.find_spec("ml_dtypes"):
+        """NumPy's bfloat16 where CuPy takes it, else None.
+
+        CuPy 14 does where ml_dtypes and NumPy 2.1.2 are installed; its kernels need CUDA 12.2.
+        """
+        cupy = self._cupy
+        has_loops = "EE->E" in map(str, cupy.add.types)
+        if not has_loops or cupy.cuda.runtime.runtimeGetVersion() < FIRST_WITH_BFLOAT16:
             return None
         import ml_dtypes
 
-        return self._cupy.dtype(ml_dtypes.bfloat16)
+        return cupy.dtype(ml_dtypes.bfloat16)
 
     @functools.cached_property
     def xp(self) -> Any:  # type: ignore[override]

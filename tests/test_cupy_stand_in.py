@@ -105,6 +105,8 @@ def test_bfloat16_is_left_out_where_cupy_lacks_it(machine, monkeypatch):
     import cupy
 
     monkeypatch.setattr(cupy, "__version__", "13.6.0")
+    loops = [loop for loop in cupy.add.types if "E" not in loop]
+    monkeypatch.setattr(cupy.add, "types", loops)
     assert not nnx.device("cupy").has(nnx.bfloat16) and nnx.device("cupy").has(nnx.float16)
     assert nnx.sign(nnx.asarray([2, -3], device="cupy")).tolist() == [1, -1]
 
@@ -120,6 +122,21 @@ def test_narrow_types_stay_what_they_are_beside_numbers(name, table_device):
     x = nnx.asarray([1.0, 2.0], dtype="bfloat16", device=table_device)
     for result in (getattr(nnx, name)(x, 0.3), getattr(nnx, name)(0.3, x)):
         assert result.dtype in (nnx.bfloat16, nnx.bool)
+
+
+def test_bfloat16_is_left_out_where_cuda_is_too_old(machine):
+    machine.built_for = 12010
+    assert not nnx.device("cupy").has(nnx.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", TYPES[2:])
+def test_running_sums_of_16_bits_round_once(machine, dtype):
+    if dtype == "bfloat16" and not HAS_BFLOAT16:
+        pytest.skip("ml_dtypes is not installed")
+    x = nnx.full((2000,), 0.1, dtype=dtype, device="cupy")
+    wanted = np.cumsum(x.numpy().astype(np.float64))
+    step = 2.0**-10 if dtype == "float16" else 2.0**-7
+    np.testing.assert_allclose(wide(nnx.cumulative_sum(x)), wanted, rtol=step)
 
 
 def test_remainder_is_exact_where_cupy_s_is_not(machine):
