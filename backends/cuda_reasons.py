@@ -65,11 +65,26 @@ def broken_cupy(error: Exception) -> Unavailable:
     driver, installed = driver_version(), builds()
     seen = f"the driver goes up to CUDA {version_text(driver)}" if driver else "no driver was found"
     names = " ".join(text.partition(" ")[0] for text in installed)
-    text = str(error).strip() or type(error).__name__
     return Unavailable(
-        f"CuPy is installed but does not import: {text.splitlines()[0]}. Installed: "
+        f"CuPy is installed but does not import: {_first_words(error)}. Installed: "
         f"{', '.join(installed) or 'a build without a record'}; {seen}. Keep one build, that of "
         f"the driver: python -m pip uninstall -y {names or 'cupy'}, then {install_line(driver)}."
+    )
+
+
+def _first_words(error: Exception) -> str:
+    """Return the line of an error that says most: CuPy's own stands below a banner."""
+    head, found, rest = str(error).partition("Original error:")
+    lines = [line.strip(" =.") for line in (rest if found else head).splitlines()]
+    return next(filter(None, lines), type(error).__name__)
+
+
+def no_library(error: Exception, version: str, built_for: int) -> str:
+    """Return what to say where CuPy does not find a library of CUDA, such as cuBLAS or NVRTC."""
+    major = built_for // 1000
+    return (
+        f"CuPy {version} does not find a library of CUDA {version_text(built_for)}: "
+        f'{_first_words(error)}. Install them: python -m pip install "cupy-cuda{major}x[ctk]".'
     )
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import util
 from typing import Any
 
-from nnx.backends.cuda_reasons import broken_cupy, count_gpus, no_cupy
-from nnx.backends.cupy_kernels import EXACT, adapted, corrections
+from nnx.backends.cuda_reasons import broken_cupy, count_gpus, no_cupy, no_library
+from nnx.backends.cupy_kernels import EXACT, READING, adapted, checked, corrections
 from nnx.backends.cupy_products import Products
 from nnx.backends.cupy_uploads import upload
 from nnx.backends.protocol import Backend, Hardware, Unavailable
@@ -19,6 +19,8 @@ from nnx.errors import DeviceError
 
 RESIDENT_SHARE = 0.5
 """Of a GPU's free memory a data set may take this part."""
+FIRST_WITH_BFLOAT16 = 12020
+"""The CUDA runtime from which on CuPy tests its bfloat16."""
 CUDA, CUDA_MANAGED = 2, 13
 """Device types of DLPack, from dlpack.h."""
 
@@ -68,12 +70,17 @@ class CupyBackend(Backend):
 
     @functools.cached_property
     def _bfloat16(self) -> Any:
-        """NumPy's bfloat16 where CuPy takes it, else None."""
-        if int(self._cupy.__version__.partition(".")[0]) < 14 or not util.find_spec("ml_dtypes"):
+        """NumPy's bfloat16 where CuPy takes it, else None.
+
+        CuPy 14 does where ml_dtypes and NumPy 2.1.2 are installed; its kernels need CUDA 12.2.
+        """
+        cupy = self._cupy
+        has_loops = "EE->E" in map(str, cupy.add.types)
+        if not has_loops or cupy.cuda.runtime.runtimeGetVersion() < FIRST_WITH_BFLOAT16:
             return None
         import ml_dtypes
 
-        return self._cupy.dtype(ml_dtypes.bfloat16)
+        return cupy.dtype(ml_dtypes.bfloat16)
 
     @functools.cached_property
     def xp(self) -> Any:  # type: ignore[override]
@@ -98,7 +105,9 @@ class CupyBackend(Backend):
         }
 
     def adapt(self, name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
-        """Return an op's kernel for bfloat16 too."""
+        """Return an op's kernel for bfloat16 too, and with its indices looked at."""
+        if name in READING:
+            return checked(self._cupy, name, kernel)
         if self._bfloat16 is None or name in EXACT:
             return kernel
         return adapted(kernel, self._bfloat16)
@@ -133,12 +142,22 @@ class CupyBackend(Backend):
         current, process = self._cupy.cuda.runtime.getDevice, _process
 
         def on_device(*arrays: Any, **attrs: Any) -> Any:
-            if not process.forked and current() == index:
-                return kernel(*arrays, **attrs)
-            with self.scope(index):
-                return kernel(*arrays, **attrs)
+            try:
+                if not process.forked and current() == index:
+                    return kernel(*arrays, **attrs)
+                with self.scope(index):
+                    return kernel(*arrays, **attrs)
+            except (ImportError, RuntimeError) as error:
+                if isinstance(error, ImportError) or "failed to load lib" in str(error):
+                    raise self._no_library(error) from error
+                raise
 
         return on_device
+
+    def _no_library(self, error: Exception) -> DeviceError:
+        """Return the error for a library of CUDA that is not there when a kernel first needs it."""
+        built_for = self._cupy.cuda.runtime.runtimeGetVersion()
+        return DeviceError(no_library(error, self._cupy.__version__, built_for))
 
     def asarray(self, host: Any, dtype: Any, index: int) -> Any:
         """Return a copy of a host array on one GPU."""
@@ -211,7 +230,9 @@ class CupyBackend(Backend):
         kernels wrap around in silence.
         """
         with self.scope(labels.data.device_id):
-            return not bool(((labels < 0) | (labels >= stop)).any())
+            if labels.dtype.kind == "i":  # a negative one, seen as unsigned, is above any class
+                labels = labels.view(f"uint{8 * labels.dtype.itemsize}")
+            return bool(labels.max() < stop)
 
     def synchronize(self, index: int) -> None:
         """Wait for everything on one GPU."""

@@ -64,6 +64,56 @@ def adapted(kernel: Kernel, bfloat16: Any) -> Kernel:
     return fast
 
 
+def checked(cupy: Any, name: str, kernel: Kernel) -> Kernel:
+    """Return an op that reads at places, refusing those outside an axis before it reads.
+
+    CuPy's kernels wrap around in silence. The answer is waited for.
+    """
+
+    def take(x: Any, indices: Any, axis: int | None = None) -> Any:
+        at = axis or 0
+        if indices.dtype.kind in "iu" and -x.ndim <= at < x.ndim:
+            _refuse_outside(cupy, indices, x.shape[at], at % x.ndim)
+        return kernel(x, indices, axis=axis)
+
+    def along(x: Any, indices: Any, axis: int = -1) -> Any:
+        if indices.dtype.kind in "iu" and -x.ndim <= axis < x.ndim:
+            _refuse_outside(cupy, indices, x.shape[axis], axis % x.ndim)
+        return kernel(x, indices, axis=axis)
+
+    def getitem(x: Any, *indices: Any, key: tuple[Any, ...]) -> Any:
+        n_taken = len([item for item in key if item is not None and item is not Ellipsis])
+        axis = 0
+        for item in key:
+            if item is Ellipsis:
+                axis += max(x.ndim - n_taken, 0)
+                continue
+            if isinstance(item, str) and axis < x.ndim:
+                _refuse_outside(cupy, indices[int(item[1:])], x.shape[axis], axis)
+            axis += item is not None
+        return kernel(x, *indices, key=key)
+
+    return {"take": take, "take_along_axis": along, "getitem": getitem}[name]
+
+
+READING = ("take", "take_along_axis", "getitem")
+
+
+def _refuse_outside(cupy: Any, indices: Any, n: int, axis: int) -> None:
+    """Raise IndexError, in NumPy's words, unless all indices lie in -n to n - 1."""
+    if not indices.size:
+        return
+    if indices.dtype.kind == "u":
+        inside = bool(indices.max() < n)
+    else:
+        # As an unsigned number what is below 0 is above all: one reduction looks at both ends.
+        inside = bool((indices.astype("int64", copy=False) + n).view("uint64").max() < 2 * n)
+    if not inside:
+        host = cupy.asnumpy(indices)
+        wrong = host[(host < -n) | (host >= n)].flat[0]
+        raise IndexError(f"index {wrong} is out of bounds for axis {axis} with size {n}")
+
+
 def corrections(cupy: Any, xp: Any, bfloat16: Any) -> dict[str, Kernel]:
     """Return kernels by op name where CuPy's own differ from what the op says."""
     from cupyx.scipy import special

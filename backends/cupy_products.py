@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnx import shapes
-from nnx.errors import DeviceError
 from nnx.precision import get_matmul_precision
 
 # cudaDataType and cublasComputeType_t, from library_types.h and cublas_api.h of CUDA 13.
@@ -100,13 +99,12 @@ class Products:
 
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
-        self._libraries: Any = None
         self._has_tf32: dict[int, bool] = {}
 
     def matmul(self, x: Any, y: Any) -> Any:
         """Return x @ y. Shapes: x (..., N, I), y (..., I, O) -> (..., N, O), vectors as in NumPy.
 
-        Raises: ShapeError; DeviceError where cuBLAS cannot be loaded.
+        Raises: ShapeError; ImportError where cuBLAS cannot be loaded.
         """
         cupy = self._cupy
         shape = shapes.matmul(x.shape, y.shape)
@@ -137,7 +135,9 @@ class Products:
 
     def _multiply(self, left: Any, right: Any, out: Any) -> None:
         """Write left @ right into out, which is in C order."""
-        cupy, cublas = self._cupy, self._cublas()
+        from cupy_backends.cuda.libs import cublas
+
+        cupy = self._cupy
         batch = shapes.broadcast(left.shape[:-2], right.shape[:-2])
         n_rows, n_inner, n_columns = *left.shape[-2:], right.shape[-1]
         a, b = _side(cupy, left, batch), _side(cupy, right, batch)
@@ -170,16 +170,3 @@ class Products:
             capability = int(self._cupy.cuda.Device(index).compute_capability)
             self._has_tf32[index] = capability >= FIRST_WITH_TF32
         return FAST[precision] if self._has_tf32[index] else IN_FLOAT32
-
-    def _cublas(self) -> Any:
-        if self._libraries is None:
-            try:
-                from cupy_backends.cuda.libs import cublas
-            except ImportError as error:
-                major = self._cupy.cuda.runtime.runtimeGetVersion() // 1000
-                raise DeviceError(
-                    f"CuPy {self._cupy.__version__} does not find cuBLAS of CUDA {major}: "
-                    f'{error}. Install it: python -m pip install "cupy-cuda{major}x[ctk]".'
-                ) from error
-            self._libraries = cublas
-        return self._libraries

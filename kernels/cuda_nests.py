@@ -101,7 +101,8 @@ class CudaNests(Emitter):
             whole = isinstance(value(example), int)
             self.numbers[key] = f"k{len(self.numbers)}"
             at = f"call[{1 + len(self.step.numbers)}]"
-            self.step.numbers.append(Number(whole, value))
+            names = frozenset(re.findall(r"[A-Za-z_]\w*", text)) & self.kinds.keys()
+            self.step.numbers.append(Number(whole, value, names))
             read = at if whole else f"nnx::f64_of({at})"
             if dtype is not None:
                 read = f"nnx::cast<nnx::{cast_of(dtype)}>({read})"

@@ -33,7 +33,7 @@ import numpy as np
 from nnx import dtypes, passes
 from nnx.graph import Graph
 from nnx.kernels.cuda_passes import products
-from nnx.kernels.cuda_step import Factor, Launch, Product
+from nnx.kernels.cuda_step import Factor, Launch, Number, Product
 from nnx.kernels.emit_cuda import emit
 from nnx.locks import renew_at_fork
 from nnx.precision import get_matmul_precision
@@ -116,6 +116,7 @@ class Setting:
             sum(p.blocks(env) for p in run.parts) if isinstance(run, Launch) else 0
             for run in step.runs
         ]
+        self._words = program.numbers_of(env)
         self._seen: dict[Any, Any] = {}
         self._machine = machine
 
@@ -136,7 +137,8 @@ class Setting:
 
     def _run(self) -> int:
         program, machine, slots = self.program, self._machine, self.program.emitted
-        machine.upload(self._places["call"], program.numbers_of(self.env(self.table)))
+        program.renew(self._words, self.env(self.table))
+        machine.upload(self._places["call"], self._words)
         addresses = self.table[slots.first : slots.last].tolist()
         replay = self._replay(addresses)
         if replay is None:
@@ -252,7 +254,8 @@ class Setting:
         rows = np.zeros((n, program.row), np.int64)
         for s in range(n):
             table[slots] = words[s]
-            rows[s] = program.numbers_of(self.env(table), s)
+            program.renew(self._words, self.env(table), s)
+            rows[s] = self._words
         many = self._many(batch, [Column(*column) for column in columns], results)
         order = np.ascontiguousarray(order, np.int64)
         done = 0
@@ -358,6 +361,10 @@ class CudaProgram:
         self.steady: frozenset[int] = frozenset()
         self.sized = [name for name in kinds if name[:1] == "B"]
         self.row = 1 + len(self.step.numbers)
+        sized = frozenset(self.sized)
+        self._varying = [
+            (i, number) for i, number in enumerate(self.step.numbers, 1) if number.names - sized
+        ]
         self._kernels: Any = None
         self._settings: dict[tuple[Any, ...], Setting] = {}
         self.lock = threading.Lock()
@@ -369,19 +376,29 @@ class CudaProgram:
             self._kernels = self.machine.load(self.source)
         return self._kernels
 
-    def numbers_of(self, env: Env, step: int = 0) -> Any:
+    def numbers_of(self, env: Env) -> Any:
         """Return the numbers of a call as the 64 bits that kernels read; first that of the step."""
-        words = np.empty(self.row, np.int64)
+        words = np.zeros(self.row, np.int64)
+        real = words.view(np.float64)
+        for i, number in enumerate(self.step.numbers, 1):
+            self._write(words, real, i, number, env)
+        return words
+
+    def renew(self, words: Any, env: Env, step: int = 0) -> None:
+        """Write into the numbers of a call of the same sizes those that may be others."""
         real = words.view(np.float64)
         words[0] = step
-        for i, (whole, value) in enumerate(self.step.numbers, 1):
-            found = value(env)
-            if whole:
-                found = int(found) % 2**64
-                words[i] = found if found < 2**63 else found - 2**64
-            else:
-                real[i] = found
-        return words
+        for i, number in self._varying:
+            self._write(words, real, i, number, env)
+
+    @staticmethod
+    def _write(words: Any, real: Any, i: int, number: Number, env: Env) -> None:
+        found = number.value(env)
+        if number.whole:
+            found = int(found) % 2**64
+            words[i] = found if found < 2**63 else found - 2**64
+        else:
+            real[i] = found
 
     def named(self, addresses: Sequence[int]) -> dict[str, int]:
         """Return addresses of inputs, then of outputs, by name; those replaced are the inputs'."""

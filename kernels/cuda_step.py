@@ -68,10 +68,14 @@ class Product(NamedTuple):
 
 
 class Number(NamedTuple):
-    """A number of a call that kernels read: the bits of an int64, or of a float64."""
+    """A number of a call that kernels read: the bits of an int64, or of a float64.
+
+    ``names`` are those of the scalars that it is worked out from, none if from sizes alone.
+    """
 
     whole: bool
     value: Callable[[Env], Any]
+    names: frozenset[str] = frozenset()
 
 
 class CudaStep:

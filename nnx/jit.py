@@ -393,9 +393,11 @@ class _Entry:
         claims = self.claim(env)
         try:
             tensors = self._run(inputs, env)
+        except MemoryError as error:
+            self._give_back(claims)
+            raise self.device.out_of_memory("A compiled step", error) from None
         except BaseException:
-            for generator, first, n in claims:
-                generator.give_back(first, n)
+            self._give_back(claims)
             raise
         for obj, name, value in self.setters:
             vars(obj)[name] = value(env)
@@ -410,6 +412,11 @@ class _Entry:
             env.update(zip(names, (seed, stream, block), strict=True))
             claims.append((generator, block, n))
         return claims
+
+    @staticmethod
+    def _give_back(claims: Sequence[tuple[Any, int, int]]) -> None:
+        for generator, first, n in claims:
+            generator.give_back(first, n)
 
     def repeat(self, call: _Call, args: Sequence[Any], env: dict[str, Any]) -> Any:
         """Return what serves the next call if it is like this one; None where there is no such."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from nnx import dtypes
-from nnx.batches import ArrayData, Batch, ClassWeight, Place, _by_class, check_partners
+from nnx.batches import ArrayData, Batch, ClassWeight, Place, by_class, check_partners, taking
 from nnx.device import Device
 from nnx.host import to_host
 from nnx.tensor import Tensor, asarray
@@ -60,7 +60,7 @@ class RowData(ArrayData):
             own = None if self.weight is None else Tensor(self.weight.array[rows], place.device)
             targets = self._y[rows]
             y = place.targets(targets, len(targets))
-            parts.append(_by_class(place, y, own, class_weight).numpy())
+            parts.append(by_class(place, y, own, class_weight).numpy())
         self.weight = place.weights(np.concatenate(parts), self.rows)
 
     def _part(self, rows: slice) -> RowData:
@@ -101,7 +101,7 @@ class RowData(ArrayData):
         place = self._place
         device, backend = place.device, place.device.backend
         columns, rebuild = flatten((self.y, self.weight))
-        take, held = device.kernels["take"], collections.deque[Any]()
+        take, held = taking(device), collections.deque[Any]()
         sources = [self._x] if self._y is None else [self._x, self._y]
         wanted = [place.inputs(self._x[:1])]
         if self._y is not None:
@@ -119,7 +119,7 @@ class RowData(ArrayData):
                 parts = [column.array[rows, ...] for column in columns]
             else:
                 at = asarray(rows, device=device).array if columns else None
-                parts = [take(column.array, at, axis=0) for column in columns]
+                parts = [take(column.array, at) for column in columns]
             y, weight = rebuild([Tensor(part, device) for part in parts])
             x, *targets = (Tensor(array, device) for array in arrays)
             yield x, targets[0] if targets else y, weight

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import nnx
+from nnx import nn, optim, rows
 from nnx.backends import Unavailable, cuda_reasons
 from nnx.backends.cuda_reasons import count_gpus
 from nnx.backends.cupy_backend import CupyBackend
@@ -83,6 +84,19 @@ def test_missing_cupy_names_the_extra_of_the_driver(monkeypatch, driver, text):
         CupyBackend().devices()
 
 
+BANNER = """
+================================================================
+Failed to import CuPy.
+
+If you installed CuPy via wheels, make sure that the package matches with the version of CUDA.
+
+Original error:
+  ImportError: libnvrtc.so.12: cannot open shared object file
+================================================================
+"""
+"""What CuPy 14.2 raises, shortened."""
+
+
 @pytest.mark.parametrize(
     ("installed", "text"),
     [
@@ -97,7 +111,7 @@ def test_missing_cupy_names_the_extra_of_the_driver(monkeypatch, driver, text):
 def test_cupy_that_does_not_import_names_builds_and_driver(monkeypatch, installed, text):
     def broken(name, *args, **settings):
         if name == "cupy":
-            raise ImportError("libnvrtc.so.12: cannot open shared object file\nand so on")
+            raise ImportError(BANNER)
         return real(name, *args, **settings)
 
     real = builtins.__import__
@@ -108,7 +122,7 @@ def test_cupy_that_does_not_import_names_builds_and_driver(monkeypatch, installe
     with pytest.raises(Unavailable) as raised:
         CupyBackend().devices()
     reason = str(raised.value)
-    assert "does not import: libnvrtc.so.12: cannot open shared object file." in reason
+    assert "does not import: ImportError: libnvrtc.so.12: cannot open shared object file." in reason
     assert "the driver goes up to CUDA 13.1" in reason and "nnx-array[cuda13]" in reason
     assert re.search(text, reason)
 
@@ -249,3 +263,26 @@ def test_dlpack_with_cupy_on_the_gpu(gpu):
     assert ours.device is gpu and ours.array.data.ptr == theirs.data.ptr
     assert cupy.from_dlpack(ours).data.ptr == theirs.data.ptr
     assert np.from_dlpack(ours, device="cpu").tolist() == ours.tolist()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("held", [True, False], ids=["held whole", "sent ahead"])
+def test_fit_on_the_gpu_equals_numpy(gpu, held, monkeypatch):
+    x = nnx.random.Generator(1).host_normal(0.0, 1.0, (200, 4)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(np.int64) + (x[:, 1] > 0.5)
+    monkeypatch.setattr(rows, "MAPPED_BYTES", 0)
+    monkeypatch.setattr(type(gpu.backend), "resident", lambda self, size, index: held)
+    found = []
+    for name in ("numpy", "cupy"):
+        nnx.random.seed(5)
+        model = nn.Sequential(
+            nn.Dense(12, "relu", in_features=4), nn.Dropout(0.3), nn.Dense(3, in_features=12)
+        ).to(name)  # fmt: skip
+        before = model.state_dict()
+        model.compile(optim.Adam(0.02), "cross_entropy", ["accuracy"])
+        model.fit(x, y, batch_size=16, epochs=3, verbose=0)
+        found.append((before, model.state_dict(), model.history.history["loss"]))
+    assert found[1][2] == pytest.approx(found[0][2], rel=1e-4)
+    for name in found[0][0]:
+        np.testing.assert_array_equal(found[1][0][name], found[0][0][name])
+        np.testing.assert_allclose(found[1][1][name], found[0][1][name], rtol=1e-3, atol=1e-4)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nnx import dtypes, shapes
+from nnx import shapes
 from nnx.errors import DataError, LabelError, did_you_mean
 from nnx.op import op
 from nnx.ops.reduce import log1p_rest
@@ -122,13 +122,12 @@ def check_classes(xp: Any, labels: Any, num_classes: int) -> None:
 
 def _check_rows(xp: Any, rows: Any) -> None:
     """Raise LabelError unless every row is a distribution over the classes."""
-    tolerance = 1e-2 if xp.dtype_of(rows) is dtypes.bfloat16 else 1e-3  # bfloat16 steps by 2^-8
     if not xp.dtype_of(rows).is_floating:
         rows = xp.astype(rows, xp.float32)
     outside = ~((rows >= 0) & (rows <= 1))
     _complain(xp, rows, outside, "an entry of a one-hot or probability row is from 0 to 1")
     total = xp.sum(rows, axis=-1)
-    _complain(xp, total, xp.abs(total - 1.0) > tolerance, "the entries of a row sum to 1")
+    _complain(xp, total, xp.abs(total - 1.0) > 1e-3, "the entries of a row sum to 1")
 
 
 def are_classes(logits: Any, labels: Any) -> bool:

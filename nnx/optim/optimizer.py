@@ -7,6 +7,7 @@ in the same form and run by the same code.
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import math
 import numbers
@@ -16,7 +17,7 @@ from typing import Any, ClassVar, NoReturn, Protocol, TypedDict, Unpack
 import nnx
 from nnx import dtypes
 from nnx.device import Device
-from nnx.errors import DataError, DeviceError, DTypeError, ShapeError
+from nnx.errors import DataError, DeviceError, DTypeError, ShapeError, did_you_mean
 from nnx.host import to_host
 from nnx.op import changes, recording
 from nnx.scalar import Scalar
@@ -148,6 +149,10 @@ class Optimizer:
     def __init__(
         self, params: Params | Rate | None = None, lr: Rate | None = None, **clip: Unpack[Clip]
     ) -> None:
+        for name in clip.keys() - Clip.__annotations__.keys():
+            settings = inspect.signature(type(self)).parameters.keys() - {"clip", "settings"}
+            hint = did_you_mean(name, settings | Clip.__annotations__.keys())
+            raise DataError(f"{self._kind} has no setting {name!r}. {hint}")
         self.clip_norm, self.clip_value = self._checked_clip(**clip)
         self._entries: list[_Entry] = []
         self._slots_made = False

@@ -100,7 +100,8 @@ class ufunc:  # noqa: N801 (CuPy's name)
     """An elementwise kernel."""
 
     def __init__(self, name):
-        self.name, self.types = name, LOOPS[name]
+        self.name = name
+        self.types = [loop for loop in LOOPS[name] if "E" not in loop or BFLOAT16 is not None]
         self.formula = FORMULAS.get(name) or getattr(np, name)
 
     def __call__(self, *args, out=None, dtype=None):
@@ -123,8 +124,6 @@ class ufunc:  # noqa: N801 (CuPy's name)
         arrays = [x.dtype for x in hosts if isinstance(x, np.ndarray | np.generic)]
         for loop in self.types:
             taken, _, made = loop.partition("->")
-            if BFLOAT16 is None and "E" in loop:
-                continue
             types = [_dtype(c) for c in taken]
             if builtins.all(_fits(x, d) for x, d in zip(hosts, types, strict=True)):
                 return types, _dtype(made)
