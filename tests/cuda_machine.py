@@ -70,14 +70,14 @@ class Machine:
     A capture notes what is started, and its replay starts that again with the same arguments.
     """
 
-    def __init__(self, order="forward"):
+    def __init__(self, order="forward", arrays=None):
         self.order, self.launches, self.products, self.replays = order, 0, 0, 0
-        self.arrays = Arrays()
+        self.arrays = arrays or Arrays()
         self.noted = None
         self.allocated = self.uploaded = 0
 
     def scope(self):
-        return contextlib.nullcontext()
+        return self.arrays.scope() if hasattr(self.arrays, "scope") else contextlib.nullcontext()
 
     def capture(self, function):
         assert self.noted is None
