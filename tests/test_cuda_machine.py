@@ -5,8 +5,8 @@ stream captures happens at each launch of its graph. Kernels run as `tests.cuda_
 products as `tests.cublaslt_on_cpu` does.
 """
 
+import contextlib
 import ctypes
-import importlib
 import struct
 import sys
 import types
@@ -16,6 +16,7 @@ import pytest
 
 import nnx
 from nnx.kernels import cublaslt, nvrtc, products_gpu
+from nnx.kernels.cuda_machine import RING_BYTES, CupyMachine
 from nnx.kernels.cuda_program import CudaProgram, Matrices
 from nnx.kernels.products_gpu import Gpu
 from nnx.places import HostArrays
@@ -149,6 +150,7 @@ def host(monkeypatch):
     for name, module in found.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(nvrtc, "cubin", lambda source, capability: source.encode())
+    made.cupy = cupy
     return made
 
 
@@ -159,14 +161,15 @@ def lt(host, monkeypatch):
     matmul = cpu.functions.cublasLtMatmul
 
     def enqueued(*arguments):
-        stream, operation = arguments[-1] or MAIN, arguments[1]
-        described = dict(cpu.objects[operation])
+        # As in the library: descriptors may be changed or destroyed when the call has returned.
+        described = {address: dict(values) for address, values in cpu.objects.items()}
 
         def work():
-            cpu.objects[operation].update(described)
+            now, cpu.objects = cpu.objects, described
             assert matmul(*arguments) == 0
+            cpu.objects = now
 
-        host.do(stream, work)
+        host.do(arguments[-1] or MAIN, work)
         return 0
 
     cpu.library.functions.cublasLtMatmul = enqueued
@@ -193,17 +196,15 @@ class Arrays(HostArrays):
 
     on_host = False
 
+    def scope(self):
+        return contextlib.nullcontext()
+
 
 @pytest.fixture
-def machine(host, monkeypatch):
-    name = "nnx.kernels.cuda_machine"
-    monkeypatch.delitem(sys.modules, name, raising=False)
-    module = importlib.import_module(name)
-    made = module.CupyMachine(0)
+def machine(host):
+    made = CupyMachine(host.cupy, 0)
     made.arrays = Arrays()
-    yield made
-    del sys.modules[name]
-    nnx.kernels.__dict__.pop("cuda_machine", None)
+    return made
 
 
 def words(n, first=0):
@@ -238,7 +239,7 @@ def test_what_is_uploaded_arrives_in_order(host, machine):
 def test_a_full_ring_is_waited_for_and_not_before(host, machine):
     n = 1000
     each = 8 * n
-    fits = sys.modules["nnx.kernels.cuda_machine"].RING_BYTES // each
+    fits = RING_BYTES // each
     memory = machine.memory(2 * fits * each)
     for i in range(fits):
         machine.upload(memory.address + i * each, words(n, i))
@@ -404,6 +405,21 @@ def test_a_product_cannot_be_prepared_in_a_capture(lt, host, machine):
     graph()
     assert (result(machine, out, 1, 2, 2) == 2).all()
     assert held
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_whether_products_keep_nan_is_tried(dtype, lt, machine, monkeypatch):
+    kind = nnx.dtypes.as_dtype(dtype)
+    assert machine.keeps_nan(kind, dtype)
+    whole = lt._epilogue
+    monkeypatch.setattr(lt, "_epilogue", lambda *given: np.nan_to_num(whole(*given)))
+    type(machine).keeps_nan.cache_clear()
+    assert not machine.keeps_nan(kind, dtype)
+    type(machine).keeps_nan.cache_clear()
+    lt.algorithms = 0
+    monkeypatch.setattr(products_gpu.choices, "load", lambda key: None)
+    assert not machine.keeps_nan(kind, dtype)
+    type(machine).keeps_nan.cache_clear()
 
 
 # Whole steps
