@@ -24,6 +24,7 @@ there is none:
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 from collections.abc import Sequence
@@ -199,7 +200,10 @@ class Setting:
     # Replays
 
     def _replay(self, addresses: list[int]) -> Any:
-        """Return the graph of a step that has come before, and what to copy to it and from it."""
+        """Return what starts a step, and what to copy to it and from it; None: as it lies.
+
+        A step that has come before is a graph, if it could be captured.
+        """
         program = self.program
         n = self._n_inputs
         moving = program.moving
@@ -211,9 +215,12 @@ class Setting:
             while len(self._seen) >= CAPTURES_KEPT:
                 self._seen.pop(next(iter(self._seen)))
             self._seen[key] = None
-            return None
+            # Launched where the capture will have it: products are tuned for these addresses.
+            return self._moved(addresses, direct)
         if self._seen[key] is None:
-            self._seen[key] = self._captured(addresses, direct)
+            start, *moves = self._moved(addresses, direct)
+            graph = self._machine.capture(start)
+            self._seen[key] = False if graph is None else (graph, *moves)
         return self._seen[key] or None
 
     def fixed(self) -> dict[str, int]:
@@ -230,7 +237,8 @@ class Setting:
             self.bytes += before
         return self._fixed[1]  # type: ignore[no-any-return]
 
-    def _captured(self, addresses: list[int], direct: Sequence[int]) -> Any:
+    def _moved(self, addresses: list[int], direct: Sequence[int]) -> Any:
+        """Return what starts the step in buffers, and what to copy to it and from it."""
         program, n, fixed = self.program, self._n_inputs, self.fixed()
         moved_in = [(fixed[f"x{i}"], i) for i in sorted(program.moving)]
         moved_out = [
@@ -241,8 +249,7 @@ class Setting:
         for at, i in (*moved_in, *moved_out):
             places[i] = at
         named = program.named(places) | self._places
-        graph = self._machine.capture(lambda: self.enqueue(named))
-        return (graph, moved_in, moved_out) if graph is not None else False
+        return functools.partial(self.enqueue, named), moved_in, moved_out
 
     # Many steps
 
@@ -289,6 +296,7 @@ class Setting:
         program, slots = self.program, self.program.emitted
         addresses = self.table[slots.first : slots.last].tolist()
         held = tuple(addresses[i] for i in range(self._n_inputs) if i not in program.moving)
+        held += tuple(addresses[self._n_inputs + k] for k in sorted(program.steady))
         key = ("many", batch, held, tuple(columns), tuple((k, size) for k, _, size in results))
         found = self._seen.get(key)
         if found is None:
@@ -298,8 +306,13 @@ class Setting:
         return found  # type: ignore[no-any-return]
 
     def places_of_step(self, addresses: Sequence[int]) -> dict[str, int]:
-        """Return where everything is in a step whose arguments and results are in buffers."""
-        return self.program.named(addresses) | self._places | self.fixed()
+        """Return where everything is in a step whose arguments and results are in buffers.
+
+        What is steady, such as gradients, is where it is: the last step's is what the caller finds.
+        """
+        steady = {f"y{k}" for k in self.program.steady}
+        buffers = {name: at for name, at in self.fixed().items() if name not in steady}
+        return self.program.named(addresses) | self._places | buffers
 
     def gather(self, target: int, column: Column, order: int, n: int) -> None:
         """Start the copy of n rows, whose numbers are at ``order``."""
