@@ -29,7 +29,7 @@ from nnx.benchmarks.problems import LEARNING_RATE, Cell, Problem
 PRODUCTS = "products"
 """No contestant: the matrix products of the step alone, by the BLAS that nnx uses."""
 NAMES = (*DEVICES, *PEERS, PRODUCTS)
-BY_HAND = (PRODUCTS,)
+WHOLE = (PRODUCTS,)
 """Whose makers return a work."""
 AGREEMENT = 1e-3
 CHECKED_STEPS, CHECKED_LOOPED_STEPS = 10, 2
@@ -50,13 +50,13 @@ def case(
 def variants(case: Case, contestant: str) -> Variants:
     """Return the step of a case by a contestant, in each of its usual settings."""
     return {
-        setting: lambda make=make: make() if contestant in BY_HAND else work_of(make())
+        setting: lambda make=make: make() if contestant in WHOLE else work_of(make())
         for setting, make in makers(case.problem, contestant).items()
     }
 
 
 def makers(cell: Cell, contestant: str) -> dict[str, Callable[[], Any]]:
-    """Return what makes a contestant's `Steps` by setting; of those `BY_HAND`, what makes a work."""
+    """Return what makes a contestant's `Steps` by setting; of `WHOLE` ones, what makes a work."""
     if contestant in DEVICES:
         return {contestant: lambda: _nnx(cell, contestant)}
     return TABLE[contestant](cell)
@@ -142,7 +142,7 @@ def _nnx(cell: Cell, device: str) -> Steps:
 
 
 def set_precision(cell: Cell) -> None:
-    """Let nnx form products as a cell asks. Raises: UnavailableError where it has no such setting."""
+    """Let nnx form products as a cell asks. Raises: UnavailableError where it cannot."""
     import nnx
 
     if hasattr(nnx, "set_matmul_precision"):
@@ -268,9 +268,7 @@ def torch_compile(cell: Cell, device: str = "cpu") -> Makers:
     }
 
 
-def _torch(
-    cell: Cell, fused: bool | None, compiled: tuple[str, ...], device: str = "cpu"
-) -> Steps:
+def _torch(cell: Cell, fused: bool | None, compiled: tuple[str, ...], device: str = "cpu") -> Steps:
     import torch
     from torch import nn
     from torch.nn import functional

@@ -138,7 +138,9 @@ def exact_losses(xp: Any, problem: problems.Problem, n: int) -> list[Any]:
 # The loop of `fit`
 
 
-def fit(cell: Cell, device: str = OURS, batches: int = FIT_BATCHES, epochs: int = FIT_EPOCHS) -> Work:
+def fit(
+    cell: Cell, device: str = OURS, batches: int = FIT_BATCHES, epochs: int = FIT_EPOCHS
+) -> Work:
     """Return many steps of `fit`, shuffled, from data that is on the device already.
 
     A call of it counts as its steps; what it costs once is in the figure. Its losses are those of
