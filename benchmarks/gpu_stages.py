@@ -74,13 +74,15 @@ def logged(
 ) -> int | None:
     """Run a command with its output in a file; return its exit status, None if it was ended."""
     with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+        )
         try:
-            return subprocess.run(
-                command, cwd=folder, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                timeout=max(limit_s, 1),
-            ).returncode  # fmt: skip
+            return process.wait(max(limit_s, 1))
         except subprocess.TimeoutExpired:
             return None
+        finally:
+            process.kill()
 
 
 def tested(text: str, status: int | None, log: str) -> Row:
@@ -144,8 +146,8 @@ def sanitized(tool: str, text: str, status: int | None, log: str) -> Row:
         return row | {"status": "ok", "errors": int(summary[-1])}
     if summary and int(summary[-1]):
         lines = [line.strip("= ") for line in text.splitlines() if line.startswith("=========")]
-        first = next((line for line in lines if re.match(r"(Invalid|Error|Race|Uninit|Prog)", line)),
-                     lines[-1])  # fmt: skip
+        named = (line for line in lines if re.match(r"Invalid|Error|Race|Uninit|Prog", line))
+        first = next(named, lines[-1])
         return row | {"status": "ok", "errors": int(summary[-1]), "reason": first[:300]}
     return row | {"status": "failed", "reason": f"exit status {status}: {last_line(text)}"}
 

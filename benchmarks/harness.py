@@ -309,7 +309,7 @@ def measure(
     settings: Settings,
     on_turn: Callable[[Case], object] = lambda case: None,
 ) -> list[Report]:
-    """Return the figures of cases of a suite, by the contestants named: `measuring`, all at once."""
+    """Return the figures of all cases of a suite, by the contestants named: see `measuring`."""
     return list(measuring(module, cases, names, settings, on_turn))
 
 
