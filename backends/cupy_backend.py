@@ -4,56 +4,48 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+import re
+import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import util
 from typing import Any
 
+from nnx.backends.cuda_reasons import broken_cupy, count_gpus, no_cupy, no_library
+from nnx.backends.cupy_kernels import EXACT, READING, adapted, checked, corrections
+from nnx.backends.cupy_products import Products
+from nnx.backends.cupy_uploads import upload
 from nnx.backends.protocol import Backend, Hardware, Unavailable
+from nnx.errors import DeviceError
 
-NO_DEVICE, DRIVER_TOO_OLD = 100, 35
-"""cudaErrorNoDevice and cudaErrorInsufficientDriver of the CUDA runtime."""
-
-
-def _version(number: int) -> str:
-    """Return 13.1 for CUDA's 13010."""
-    return f"{number // 1000}.{number % 1000 // 10}"
-
-
-def count_gpus(runtime: Any) -> int:
-    """Return how many GPUs the CUDA runtime sees. Raises: Unavailable with the cause told apart."""
-    try:
-        driver, built_for = runtime.driverGetVersion(), runtime.runtimeGetVersion()
-        if driver == 0:
-            raise Unavailable(
-                "there is no NVIDIA driver on this machine. Install one (nvidia-smi must list the "
-                "GPU), or choose a CPU device: --device cpu."
-            )
-        count = int(runtime.getDeviceCount())
-    except runtime.CUDARuntimeError as error:
-        raise Unavailable(_cause(error, driver, built_for)) from None
-    if count == 0:
-        raise Unavailable(_hidden() or "the driver lists no GPU. Check nvidia-smi.")
-    return count
+RESIDENT_SHARE = 0.5
+"""Of a GPU's free memory a data set may take this part."""
+FIRST_WITH_BFLOAT16 = 12020
+"""The CUDA runtime from which on CuPy tests its bfloat16."""
+CUDA, CUDA_MANAGED = 2, 13
+"""Device types of DLPack, from dlpack.h."""
 
 
-def _cause(error: Any, driver: int, built_for: int) -> str:
-    if error.status == DRIVER_TOO_OLD:
-        return (
-            f"the NVIDIA driver is too old: it goes up to CUDA {_version(driver)} and CuPy is "
-            f"built for CUDA {_version(built_for)}. Update the driver, or install a CuPy for it: "
-            f'python -m pip install "nnx-array[cuda{driver // 1000}]".'
-        )
-    if error.status == NO_DEVICE:
-        return _hidden() or "the driver is there but finds no GPU. Check nvidia-smi."
-    return f"CUDA does not start: {error}. Check nvidia-smi."
+class _Process:
+    used = False
+    forked = False
 
 
-def _hidden() -> str:
-    """Return what to say where the environment hides every GPU."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None or visible.strip() not in ("", "-1"):
-        return ""
-    return f"CUDA_VISIBLE_DEVICES={visible!r} hides every GPU. Unset it, or name one: 0."
+_process = _Process()
+"""Whether CUDA was started in this process, or in the one that this is a fork of."""
+
+
+def _mark_child() -> None:
+    _process.forked, _process.used = _process.used or _process.forked, False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_mark_child)
+
+FORKED = (
+    "this process is a fork of one that used CUDA, and CUDA does not work after a fork. Start "
+    "workers by spawn: multiprocessing.get_context('spawn'), or multiprocessing_context='spawn' "
+    "for a loader of batches; or use the GPU in one of the processes only"
+)
 
 
 class CupyBackend(Backend):
@@ -61,6 +53,7 @@ class CupyBackend(Backend):
 
     name = "cupy"
     on_host = False
+    compiled = frozenset({"erf", "erfc"})
 
     def __init__(self) -> None:
         self._machines: dict[int, Any] = {}
@@ -68,39 +61,70 @@ class CupyBackend(Backend):
     @functools.cached_property
     def _cupy(self) -> Any:
         if util.find_spec("cupy") is None:
-            raise Unavailable(
-                "CuPy is not installed. Install the build for your CUDA: python -m pip install "
-                '"nnx-array[cuda13]", or [cuda12] for an older driver.'
-            )
+            raise no_cupy()
         try:
             import cupy
         except Exception as error:
-            raise Unavailable(
-                f"CuPy is installed but does not import: {error}. Keep only the build that fits "
-                f"the driver: nnx-array[cuda13] or nnx-array[cuda12]."
-            ) from error
+            raise broken_cupy(error) from error
         return cupy
+
+    @functools.cached_property
+    def _bfloat16(self) -> Any:
+        """NumPy's bfloat16 where CuPy takes it, else None.
+
+        CuPy 14 does where ml_dtypes and NumPy 2.1.2 are installed; its kernels need CUDA 12.2.
+        """
+        cupy = self._cupy
+        has_loops = "EE->E" in map(str, cupy.add.types)
+        if not has_loops or cupy.cuda.runtime.runtimeGetVersion() < FIRST_WITH_BFLOAT16:
+            return None
+        import ml_dtypes
+
+        return cupy.dtype(ml_dtypes.bfloat16)
 
     @functools.cached_property
     def xp(self) -> Any:  # type: ignore[override]
-        """CuPy's namespace, in the standard's form."""
+        """CuPy's namespace in the standard's form, with bfloat16 where there is one."""
         _ = self._cupy
         from array_api_compat import cupy
 
-        return cupy
+        namespace = types.ModuleType("nnx.backends.cupy_namespace")
+        vars(namespace).update(vars(cupy))
+        if self._bfloat16 is not None:
+            vars(namespace)["bfloat16"] = self._bfloat16
+        return namespace
 
     @functools.cached_property
     def overrides(self) -> dict[str, Callable[..., Any]]:  # type: ignore[override]
-        """CuPy's own kernels for what the standard lacks."""
-        from cupyx.scipy import special
+        """cuBLAS for products, and what CuPy lacks."""
+        products = Products(self._cupy)
+        return {
+            **corrections(self._cupy, self.xp, self._bfloat16),
+            "matmul": products.matmul,
+            "linear": products.linear,
+        }
 
-        return {"erf": special.erf, "erfc": special.erfc}
+    def adapt(self, name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
+        """Return an op's kernel for bfloat16 too, and with its indices looked at."""
+        if name in READING:
+            return checked(self._cupy, name, kernel)
+        if self._bfloat16 is None or name in EXACT:
+            return kernel
+        return adapted(kernel, self._bfloat16)
 
     def devices(self) -> Sequence[Hardware]:
-        """Return the GPUs. Raises: Unavailable: no CuPy, no driver, a driver too old, no GPU."""
+        """Return the GPUs.
+
+        Raises: Unavailable: no CuPy, one that does not import, no driver, a driver too old, no
+        GPU, or a process forked from one that used CUDA.
+        """
+        if _process.forked:
+            raise Unavailable(f"{FORKED}.")
         runtime = self._cupy.cuda.runtime
         found = []
-        for index in range(count_gpus(runtime)):
+        n_gpus = count_gpus(runtime)
+        _process.used = True
+        for index in range(n_gpus):
             properties = runtime.getDeviceProperties(index)
             name = properties["name"].decode()
             version = self._cupy.__version__
@@ -108,19 +132,32 @@ class CupyBackend(Backend):
         return found
 
     def scope(self, index: int) -> Any:
-        """Return the context in which one GPU is current."""
+        """Return the context in which one GPU is current. Raises: DeviceError after a fork."""
+        if _process.forked:
+            raise DeviceError(f"Device {_name(index)!r}: {FORKED}.")
         return self._cupy.cuda.Device(index)
 
     def prepare(self, kernel: Callable[..., Any], index: int) -> Callable[..., Any]:
-        """Return the kernel as it is on GPU 0, which is current anyway; else inside `scope`."""
-        if index == 0:
-            return kernel
+        """Return the kernel inside `scope`, entered only where another GPU is current."""
+        current, process = self._cupy.cuda.runtime.getDevice, _process
 
         def on_device(*arrays: Any, **attrs: Any) -> Any:
-            with self.scope(index):
-                return kernel(*arrays, **attrs)
+            try:
+                if not process.forked and current() == index:
+                    return kernel(*arrays, **attrs)
+                with self.scope(index):
+                    return kernel(*arrays, **attrs)
+            except (ImportError, RuntimeError) as error:
+                if isinstance(error, ImportError) or "failed to load lib" in str(error):
+                    raise self._no_library(error) from error
+                raise
 
         return on_device
+
+    def _no_library(self, error: Exception) -> DeviceError:
+        """Return the error for a library of CUDA that is not there when a kernel first needs it."""
+        built_for = self._cupy.cuda.runtime.runtimeGetVersion()
+        return DeviceError(no_library(error, self._cupy.__version__, built_for))
 
     def asarray(self, host: Any, dtype: Any, index: int) -> Any:
         """Return a copy of a host array on one GPU."""
@@ -129,7 +166,8 @@ class CupyBackend(Backend):
 
     def to_numpy(self, array: Any) -> Any:
         """Return a copy of the values on the host."""
-        return self._cupy.asnumpy(array)
+        with self.scope(array.data.device_id):
+            return self._cupy.asnumpy(array)
 
     def astype(self, array: Any, dtype: Any) -> Any:
         """Return the values in another type."""
@@ -140,20 +178,37 @@ class CupyBackend(Backend):
         function = getattr(self.xp, name)
 
         def create(*arguments: Any, **settings: Any) -> Any:
+            narrow = settings.get("dtype")
+            if name == "linspace" and narrow is not None and narrow == self._bfloat16:
+                settings["dtype"] = "float32"
+                return create(*arguments, **settings).astype(narrow)
             with self.scope(index):
                 return function(*arguments, **settings)
 
         return create
 
+    def setitem(self, array: Any, key: Any, value: Any) -> Any:
+        """Return a copy of ``array`` with ``value`` at ``key``."""
+        with self.scope(array.data.device_id):
+            result = array.copy()
+            result[key] = value
+        return result
+
     def add_at(self, index: int) -> Callable[..., Any]:
-        """Return zeros-with-additions; repeated places are added atomically."""
+        """Return zeros-with-additions; repeated places are added atomically, in any order.
+
+        Types that a GPU does not add atomically are added in float32 or int64 and then rounded.
+        """
 
         def add(shape: tuple[int, ...], key: Any, values: Any) -> Any:
             import cupyx
 
-            out = self._cupy.zeros(shape, values.dtype)
-            cupyx.scatter_add(out, key, values)
-            return out
+            name = values.dtype.name
+            wide = _ATOMIC.get(name, "float32" if name == "bfloat16" else "int64")
+            with self.scope(index):
+                out = self._cupy.zeros(shape, wide)
+                cupyx.scatter_add(out, key, values.astype(wide, copy=False))
+                return out.astype(values.dtype, copy=False)
 
         return add
 
@@ -168,19 +223,81 @@ class CupyBackend(Backend):
             machine = self._machines[index] = CupyMachine(index)
         return CudaProgram(graph, updates, kinds, machine)
 
+    def in_range(self, labels: Any, stop: int) -> bool:
+        """Return whether all of a non-empty integer array lies in 0 to stop - 1.
+
+        One answer comes back, before a kernel uses the labels as places: beyond an axis CuPy's
+        kernels wrap around in silence.
+        """
+        with self.scope(labels.data.device_id):
+            if labels.dtype.kind == "i":  # a negative one, seen as unsigned, is above any class
+                labels = labels.view(f"uint{8 * labels.dtype.itemsize}")
+            return bool(labels.max() < stop)
+
     def synchronize(self, index: int) -> None:
         """Wait for everything on one GPU."""
-        self._cupy.cuda.Device(index).synchronize()
+        with self.scope(index) as gpu:
+            gpu.synchronize()
+
+    # Memory
 
     def memory(self, index: int) -> dict[str, int]:
-        """Return the free, total and pooled bytes of one GPU."""
+        """Return bytes: free, total, used of one GPU; of these in CuPy's pool, and held there."""
         with self.scope(index):
             free, total = self._cupy.cuda.runtime.memGetInfo()
             pool = self._cupy.get_default_memory_pool()
             return {
-                "free": free, "total": total,
+                "free": free, "total": total, "used": total - free,
                 "pool_used": pool.used_bytes(), "pool_total": pool.total_bytes(),
+                "pool_free": pool.free_bytes(),
             }  # fmt: skip
+
+    def resident(self, size_bytes: int, index: int) -> bool:
+        """Return whether a data set fits into a share of what is free, the pool's part included."""
+        figures = self.memory(index)
+        return size_bytes <= RESIDENT_SHARE * (figures["free"] + figures["pool_free"])
+
+    def release(self, index: int) -> None:
+        """Give memory that the pool keeps back to the driver."""
+        with self.scope(index):
+            self._cupy.get_default_memory_pool().free_all_blocks()
+
+    def asked_bytes(self, error: BaseException) -> int | None:
+        """Return the bytes that an allocation asked for, from CuPy's error; None if not told."""
+        found = re.search(r"allocating ([\d,]+) bytes", str(error))
+        return int(found[1].replace(",", "")) if found else None
+
+    # Data from elsewhere
+
+    def uploads(
+        self, batches: Iterable[Sequence[Any]], dtypes: Sequence[Any], index: int
+    ) -> Iterator[list[Any]]:
+        """Yield host batches as arrays, the next one on its way while one is used."""
+        return upload(self._cupy, functools.partial(self.scope, index), batches, dtypes)
+
+    def from_dlpack(self, x: Any, index: int) -> Any:
+        """Return an array over another library's memory on this GPU; None if it is elsewhere.
+
+        CuPy hands its current stream over, so that the other library's work on x comes first.
+        """
+        kind, where = x.__dlpack_device__()
+        if int(kind) not in (CUDA, CUDA_MANAGED) or where != index:
+            return None
+        with self.scope(index):
+            return self._cupy.from_dlpack(x)
+
+    def dlpack_index(self, kind: int, index: int) -> int | None:
+        """Return the GPU that DLPack's device means, None for a device of another type."""
+        return index if kind in (CUDA, CUDA_MANAGED) else None
+
+
+_ATOMIC = {
+    name: name for name in ("int32", "int64", "uint32", "uint64", "float16", "float32", "float64")
+}
+
+
+def _name(index: int) -> str:
+    return f"cupy:{index}" if index else "cupy"
 
 
 BACKEND = CupyBackend()

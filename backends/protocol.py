@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+SHARE = 0.25
+"""Of the memory of its device a data set may take this part."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,9 @@ class Backend:
     ``program(arrays, env)`` with the scalars by name, and returns the outputs' arrays.
     """
 
+    compiled: frozenset[str] = frozenset()
+    """Ops that ``compile`` takes as they are, beside the primitives of the standard."""
+
     into: Mapping[str, Callable[..., Any]] = {}
     """Kernels that write, by op name: ``kernel(*arrays, out=array, **attrs)``.
 
@@ -78,6 +84,10 @@ class Backend:
     def xp(self) -> Any:
         """The array namespace. Imported on first use, never before."""
         raise NotImplementedError(f"backend {self.name!r} must name its array namespace")
+
+    def adapt(self, name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the kernel of one op as it is to be called; done once an op and device."""
+        return kernel
 
     def devices(self) -> Sequence[Hardware]:
         """Return what can run now, one entry an index. Raises: Unavailable with the reason."""
@@ -153,6 +163,42 @@ class Backend:
     def memory(self, index: int) -> dict[str, int]:
         """Return figures in bytes, such as ``{"used": ..., "total": ...}``; empty if unknown."""
         return {}
+
+    def resident(self, size_bytes: int, index: int) -> bool:
+        """Return whether a data set of this size is to be held on the device as a whole.
+
+        Else its batches come from the host one by one. This one allows a quarter of the memory.
+        """
+        hardware = self.devices()[index]
+        return size_bytes <= SHARE * (hardware.memory_bytes or float("inf"))
+
+    def release(self, index: int) -> None:
+        """Give memory that is kept for reuse back to the system."""
+
+    def asked_bytes(self, error: BaseException) -> int | None:
+        """Return the bytes that the allocation behind a MemoryError asked for, None if unknown."""
+        return None
+
+    def uploads(
+        self, batches: Iterable[Sequence[Any]], dtypes: Sequence[Any], index: int
+    ) -> Iterator[list[Any]]:
+        """Yield batches of NumPy arrays as arrays on the device, each column in its type.
+
+        A device of its own memory may send the next batch while one is used; this one does not.
+        """
+        for hosts in batches:
+            yield [self.asarray(h, d, index) for h, d in zip(hosts, dtypes, strict=True)]
+
+    def from_dlpack(self, x: Any, index: int) -> Any:
+        """Return an array over the memory of another library's ``x``; None if it is elsewhere.
+
+        What lies on the host comes through `asarray`.
+        """
+        return None
+
+    def dlpack_index(self, kind: int, index: int) -> int | None:
+        """Return which of these devices DLPack's ``(kind, index)`` is, None if it is not one."""
+        return None
 
     def scope(self, index: int) -> contextlib.AbstractContextManager[Any]:
         """Return a context for arithmetic on one device: it is current, and inf is no warning."""

@@ -14,13 +14,16 @@ import numpy as np
 from cupy.cuda import function, runtime
 from cupy_backends.cuda.api import driver  # type: ignore[import-not-found, unused-ignore]
 
+from nnx import dtypes
+from nnx.dtypes import DType
 from nnx.kernels import nvrtc
 from nnx.kernels.cuda_program import Matrices
 from nnx.kernels.cuda_step import THREADS
-from nnx.kernels.problems_gpu import Problem
-from nnx.kernels.products_gpu import WORKSPACE_BYTES, Plan, Pointers, prepare
-from nnx.native import HostArrays
+from nnx.kernels.problems_gpu import Problem, packed
+from nnx.kernels.products_gpu import WORKSPACE_BYTES, NoAlgorithmError, Plan, Pointers, prepare
+from nnx.places import HostArrays
 
+_HALF_BITS = {"float16": (0x7C00, 0x7FFF), "bfloat16": (0x7F80, 0x7FFF)}
 RING_BYTES = 1 << 20
 """Pinned memory from which numbers of calls are copied; when it is full, the GPU is waited for."""
 
@@ -117,6 +120,35 @@ class CupyMachine:
         """Return n bytes, all 0."""
         return Memory(n, self._stream)
 
+    @functools.cache  # noqa: B019 (a machine lives as long as the process)
+    def keeps_nan(self, dtype: DType, compute: str) -> bool:
+        """Return whether products that end in relu keep NaN: a small one is made to see."""
+        with self.scope():
+            n = 16
+            width = dtype.itemsize
+            given, out = self.memory(3 * n * n * width), self.memory(n * n * 4)
+            # All bits set: NaN in each type.
+            runtime.memsetAsync(given.address, 0xFF, n * width, self._stream)
+            bias = self.memory(n * 4)
+            out_dtype = "float32" if dtype is dtypes.bfloat16 else dtype.name
+            problem = packed(
+                n, n, n, epilogue="relu_bias", dtype_in=dtype.name, dtype_out=out_dtype,
+                compute=compute,
+            )  # fmt: skip
+            pointers = Pointers(
+                given.address, given.address + n * n * width, out.address, bias.address, 0,
+                self._workspace.address,
+            )  # fmt: skip
+            try:
+                prepare(problem, pointers, self._stream)
+            except NoAlgorithmError:
+                return False
+            size = dtypes.as_dtype(out_dtype).itemsize
+            words = self.download(out.address, n * size // 8).tobytes()
+            row = np.frombuffer(words, np.uint32 if size == 4 else np.uint16)
+            exponent, low = (0x7F800000, 0x7FFFFFFF) if size == 4 else _HALF_BITS[out_dtype]
+            return bool(((row & low) > exponent).all())
+
     # What is started on the stream
 
     def launch(self, kernel: Any, blocks: int, arguments: Sequence[int]) -> None:
@@ -166,8 +198,9 @@ class CupyMachine:
         if not n:
             return
         if n > RING_BYTES:
-            source = np.ascontiguousarray(array)
-            runtime.memcpy(target, source.ctypes.data, n, runtime.memcpyHostToDevice)
+            source, stream = np.ascontiguousarray(array), self._stream
+            runtime.memcpyAsync(target, source.ctypes.data, n, runtime.memcpyHostToDevice, stream)
+            runtime.streamSynchronize(stream)
             return
         if self._at + n > RING_BYTES:
             cupy.cuda.Device(self.index).synchronize()

@@ -33,7 +33,7 @@ from nnx.kernels.cuda_step import (
 from nnx.kernels.cuda_text import TYPES
 from nnx.kernels.draws import drawn
 from nnx.kernels.emit_numba import Emitter
-from nnx.kernels.expressions import cast_of
+from nnx.kernels.expressions import HALF, cast_of
 from nnx.kernels.groups import Group, Plan
 from nnx.kernels.nests import reducing
 from nnx.kernels.text import Scope
@@ -101,7 +101,8 @@ class CudaNests(Emitter):
             whole = isinstance(value(example), int)
             self.numbers[key] = f"k{len(self.numbers)}"
             at = f"call[{1 + len(self.step.numbers)}]"
-            self.step.numbers.append(Number(whole, value))
+            names = frozenset(re.findall(r"[A-Za-z_]\w*", text)) & self.kinds.keys()
+            self.step.numbers.append(Number(whole, value, names))
             read = at if whole else f"nnx::f64_of({at})"
             if dtype is not None:
                 read = f"nnx::cast<nnx::{cast_of(dtype)}>({read})"
@@ -203,7 +204,40 @@ class CudaNests(Emitter):
         self.blocks = summing_blocks(n) if ends else blocks_for(n, THREADS)
         index, inner = self._spread("grid", domain, body)
         self._elements(group, targets, tuple(index), inner, flat, sums)
+        alone = len(domain) == 1 and index[0] != "0" and not sums.before
+        if alone and _moves_in_step(inner.lines, index[0]):
+            self.blocks = blocks_for(n, 4 * THREADS)
+            self._by_fours(inner, body, index[0], self.size(domain[0]))
+            return
         self._finish(inner, body, sums)
+
+    def _by_fours(self, inner: Scope, body: Scope, q: str, n: str) -> None:
+        """Emit a loop in which a thread reads and writes four elements that lie side by side."""
+        lines = [text.strip() for text in inner.lines]
+        code = "\n".join(text for text in lines if not text.startswith("#"))
+        written = dict.fromkeys(re.findall(rf"^(\w+)\[{q}\] = ", code, re.MULTILINE))
+        read = re.findall(rf"^\w+ = (\w+)\[{q}\]$", code, re.MULTILINE)
+        both = dict.fromkeys([*read, *written])
+        top, body_lines = self.top, body.lines
+        top.lines += body_lines  # what does not depend on the element
+        top.put("fours = i64(0)")
+        top.put(f"if {' and '.join(f'in_fours({name})' for name in both)}:")
+        top.put(f"    fours = {n} // 4")
+        top.put("for f in grid(fours):")
+        for name in dict.fromkeys(read):
+            top.put(f"    in_{name} = four({name}, 4 * f)")
+        for name in written:
+            top.put(f"    out_{name} = any_four({name})")
+        top.put("    for j in quad():")
+        for text in lines:
+            text = re.sub(rf"^(\w+)\[{q}\] = ", r"out_\1.at[j] = ", text)
+            text = re.sub(rf"\b(\w+)\[{q}\]", r"in_\1.at[j]", text)
+            top.put(f"        {text}")
+        for name in written:
+            top.put(f"    put_four({name}, 4 * f, out_{name})")
+        top.put(f"for {q} in rest(4 * fours, {n}):")
+        for text in lines:
+            top.put(f"    {text}")
 
     def _body(self) -> Scope:
         body = Scope(Scope(self.top, frozenset(), 1), frozenset(), 1)
@@ -285,7 +319,7 @@ class CudaNests(Emitter):
 
         def row(eqn: Eqn, text: str, scope: Scope) -> None:
             total = self._total()
-            start, added = reducing(eqn, total, self._as(text, eqn), eqn.out.dtype)
+            start, added = self._reducing(eqn, total, text)
             row_scope.put(f"{total} = {start}")
             scope.put(f"{total} = {added}")
             ends.append((eqn, total))
@@ -295,6 +329,9 @@ class CudaNests(Emitter):
         self._close(inner, row_scope)
         for eqn, total in ends:
             row_scope.put(f"{total} = over_{team}_{eqn.op.name}({total})")
+            if self._summed(eqn) is not eqn.out.dtype:
+                wide, total = total, self._total()
+                row_scope.put(f"{total} = {cast_of(eqn.out.dtype)}({wide})")
             row_scope.known[(eqn.out, None)] = total
             self.deps[total] = row_scope.loops
             if eqn.out in self.plan.stored:
@@ -306,6 +343,20 @@ class CudaNests(Emitter):
     @staticmethod
     def _first(team: str) -> str:
         return "lane()" if team == "warp" else "thread()"
+
+    def _summed(self, eqn: Eqn) -> Any:
+        """Return the type in which a reduction is worked out: that of 16 bits would lose digits."""
+        return dtypes.float32 if eqn.out.dtype.name in HALF else eqn.out.dtype
+
+    def _reducing(self, eqn: Eqn, total: str, text: str) -> tuple[str, str]:
+        """Return the start of a reduction, and its value with one more element."""
+        kind = self._summed(eqn)
+        text = self._as(text, eqn) if kind is eqn.out.dtype else f"{cast_of(kind)}({text})"
+        return reducing(eqn, total, text, kind)
+
+    def _joined(self, eqn: Eqn, total: str, text: str) -> tuple[str, str]:
+        """Return the same for an element that is a reduction of others."""
+        return reducing(eqn, total, text, self._summed(eqn))
 
     def _total(self) -> str:
         self.count += 1
@@ -384,7 +435,7 @@ class CudaNests(Emitter):
 
         def add(eqn: Eqn, text: str, scope: Scope) -> None:
             total = self._total()
-            start, added = reducing(eqn, total, self._as(text, eqn), eqn.out.dtype)
+            start, added = self._reducing(eqn, total, text)
             sums.before.append(f"{total} = {start}")
             scope.put(f"{total} = {added}")
             ends.append((eqn, total))
@@ -399,16 +450,14 @@ class CudaNests(Emitter):
         places = []
         for eqn, total in ends:
             top.put(f"{total} = over_rows_{eqn.op.name}({total}, {width})")
-            sized = self._work(eqn.out.dtype, lambda env: chunks(env) * n_columns(env))
+            sized = self._work(self._summed(eqn), lambda env: chunks(env) * n_columns(env))
             places.append(sized)
             top.put(f"if thread() < {width} and {column} < {n}:")
             top.put(f"    {sized}[chunk * {n} + {column}] = {total}")
         ticket = self._ticket(tiles)
         top.put(f"if is_last({ticket} + tile, {n_chunks}):")
         for (eqn, total), sized in zip(ends, places, strict=True):
-            start, added = reducing(
-                eqn, total, f"fresh({sized}, c * {n} + {column})", eqn.out.dtype
-            )
+            start, added = self._joined(eqn, total, f"fresh({sized}, c * {n} + {column})")
             top.put(f"    {total} = {start}")
             top.put(f"    if {column} < {n}:")
             top.put(f"        for c in tile(0, {n_chunks}, {width}):")
@@ -471,7 +520,7 @@ class _Sums:
     def add(self, eqn: Eqn, text: str, scope: Scope, indent: str = "") -> None:
         """Emit how one element goes into the sum of all."""
         total = self.emitter._total()
-        start, added = reducing(eqn, total, self.emitter._as(text, eqn), eqn.out.dtype)
+        start, added = self.emitter._reducing(eqn, total, text)
         self.before.append(f"{total} = {start}")
         scope.put(f"{indent}{total} = {added}")
         self.totals.append((eqn, total))
@@ -495,14 +544,14 @@ class _Sums:
         blocks = emitter.blocks
         parts = []
         for eqn, total in self.totals:
-            parts.append(emitter._work(eqn.out.dtype, blocks))
+            parts.append(emitter._work(emitter._summed(eqn), blocks))
             top.put(f"{total} = over_block_{eqn.op.name}({total})")
             top.put("if thread() == 0:")
             top.put(f"    {parts[-1]}[block] = {total}")
         ends = [column(top) for column in self.columns]
         top.put(f"if is_last({emitter._ticket(lambda env: 1)}, blocks):")
         for (eqn, total), part in zip(self.totals, parts, strict=True):
-            start, added = reducing(eqn, total, f"fresh({part}, c)", eqn.out.dtype)
+            start, added = emitter._joined(eqn, total, f"fresh({part}, c)")
             top.put(f"    {total} = {start}")
             top.put("    for c in threads(blocks):")
             top.put(f"        {total} = {added}")
@@ -525,10 +574,10 @@ class _SharedColumns:
         emitter, n, teams = self.emitter, self.columns, self.teams
         name = f"c{emitter.count}"
         emitter.count += 1
-        dtype = eqn.out.dtype
+        dtype = emitter._summed(eqn)
         kind = TYPES[cast_of(dtype)]
         emitter.shared_lines.append(f"    __shared__ {kind} {name}[{teams} * {n}];")
-        start = reducing(eqn, name, "", dtype)[0]
+        start = emitter._joined(eqn, name, "")[0]
         self.sums.before += [
             f"for c in threads({teams * n}):",
             f"    {name}[c] = {start}",
@@ -537,22 +586,22 @@ class _SharedColumns:
         column = next(iter(scope.header.split()[1:2]))
         place = f"(thread() // 32) * {n} + {column}" if teams > 1 else column
         at = f"{name}[{place}]"
-        scope.put(f"{at} = {reducing(eqn, at, emitter._as(text, eqn), dtype)[1]}")
+        scope.put(f"{at} = {emitter._reducing(eqn, at, text)[1]}")
         self.sums.columns.append(lambda top: self._end(eqn, name, top))
 
     def _end(self, eqn: Eqn, name: str, top: Scope) -> list[str]:
         """Emit the sums of a block; return the lines that sum those of all blocks."""
-        emitter, n, dtype = self.emitter, self.columns, eqn.out.dtype
+        emitter, n = self.emitter, self.columns
         blocks = emitter.blocks
-        part = emitter._work(dtype, lambda env: blocks(env) * n)
-        start = reducing(eqn, "total", "", dtype)[0]
+        part = emitter._work(emitter._summed(eqn), lambda env: blocks(env) * n)
+        start = emitter._joined(eqn, "total", "")[0]
         top.put("sync()")
         top.put(f"for c in threads({n}):")
         top.put(f"    total = {start}")
         top.put(f"    for team in range({self.teams}):")
-        top.put(f"        total = {reducing(eqn, 'total', f'{name}[team * {n} + c]', dtype)[1]}")
+        top.put(f"        total = {emitter._joined(eqn, 'total', f'{name}[team * {n} + c]')[1]}")
         top.put(f"    {part}[block * {n} + c] = total")
-        added = reducing(eqn, "total", f"fresh({part}, b * {n} + c)", dtype)[1]
+        added = emitter._joined(eqn, "total", f"fresh({part}, b * {n} + c)")[1]
         return [
             f"for c in threads({n}):",
             f"    total = {start}",
@@ -560,6 +609,13 @@ class _SharedColumns:
             f"        total = {added}",
             f"    {emitter.pointer[eqn.out]}[c] = total",
         ]
+
+
+def _moves_in_step(lines: Sequence[str], q: str) -> bool:
+    """Return whether a loop uses its variable only as the place of elements, with one to a line."""
+    code = "\n".join(text.strip() for text in lines if not text.strip().startswith("#"))
+    places = len(re.findall(rf"^\w+\[{q}\] = |^\w+ = \w+\[{q}\]$", code, re.MULTILINE))
+    return bool(code) and len(re.findall(rf"\b{q}\b", code)) == places
 
 
 def _sorted(out: str, keys: str, spare: str, n: str) -> list[str]:

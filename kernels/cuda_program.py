@@ -16,8 +16,9 @@ there is none:
 - ``copy(target, source, n)`` and ``clear(target, n)`` move and zero bytes on the device;
 - ``upload(target, array)`` copies a host array, ``download(source, n)`` returns int64 words;
 - ``capture(function)`` returns a function that starts again all that this one starts, or None;
+- ``keeps_nan(dtype, compute)`` tells whether relu at the end of a product keeps NaN;
 - ``scope()`` is the context in which its device is current;
-- ``arrays`` makes arrays and tells where they are: see `nnx.native.HostArrays`.
+- ``arrays`` makes arrays and tells where they are: see `nnx.places.HostArrays`.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnx import passes
+from nnx import dtypes, passes
 from nnx.graph import Graph
-from nnx.kernels.cuda_step import Factor, Launch, Product
+from nnx.kernels.cuda_passes import products
+from nnx.kernels.cuda_step import Factor, Launch, Number, Product
 from nnx.kernels.emit_cuda import emit
 from nnx.locks import renew_at_fork
+from nnx.precision import get_matmul_precision
 from nnx.scalar import Env, resolve
 
 ALIGNMENT = 256
@@ -113,6 +116,7 @@ class Setting:
             sum(p.blocks(env) for p in run.parts) if isinstance(run, Launch) else 0
             for run in step.runs
         ]
+        self._words = program.numbers_of(env)
         self._seen: dict[Any, Any] = {}
         self._machine = machine
 
@@ -133,7 +137,8 @@ class Setting:
 
     def _run(self) -> int:
         program, machine, slots = self.program, self._machine, self.program.emitted
-        machine.upload(self._places["call"], program.numbers_of(self.env(self.table)))
+        program.renew(self._words, self.env(self.table))
+        machine.upload(self._places["call"], self._words)
         addresses = self.table[slots.first : slots.last].tolist()
         replay = self._replay(addresses)
         if replay is None:
@@ -174,7 +179,7 @@ class Setting:
             for product in matrices(run, places, self.sizes):
                 if product.k == 0:
                     size = product.count * product.m * product.n
-                    machine.clear(product.out, size * np.dtype(product.dtype).itemsize)
+                    machine.clear(product.out, size * dtypes.as_dtype(product.out_dtype).itemsize)
                 elif product.m and product.n and product.count:
                     machine.multiply(product)
 
@@ -249,7 +254,8 @@ class Setting:
         rows = np.zeros((n, program.row), np.int64)
         for s in range(n):
             table[slots] = words[s]
-            rows[s] = program.numbers_of(self.env(table), s)
+            program.renew(self._words, self.env(table), s)
+            rows[s] = self._words
         many = self._many(batch, [Column(*column) for column in columns], results)
         order = np.ascontiguousarray(order, np.int64)
         done = 0
@@ -344,6 +350,7 @@ class CudaProgram:
     def __init__(
         self, graph: Graph, updates: dict[int, int], kinds: dict[str, bool], machine: Any
     ) -> None:
+        graph = products(graph, get_matmul_precision(), machine.keeps_nan)
         self.graph = passes.replaced_by_values(graph, updates)
         self.updates, self.kinds, self.machine = updates, kinds, machine
         self.step = emit(self.graph, updates, kinds)
@@ -354,6 +361,10 @@ class CudaProgram:
         self.steady: frozenset[int] = frozenset()
         self.sized = [name for name in kinds if name[:1] == "B"]
         self.row = 1 + len(self.step.numbers)
+        sized = frozenset(self.sized)
+        self._varying = [
+            (i, number) for i, number in enumerate(self.step.numbers, 1) if number.names - sized
+        ]
         self._kernels: Any = None
         self._settings: dict[tuple[Any, ...], Setting] = {}
         self.lock = threading.Lock()
@@ -365,19 +376,29 @@ class CudaProgram:
             self._kernels = self.machine.load(self.source)
         return self._kernels
 
-    def numbers_of(self, env: Env, step: int = 0) -> Any:
+    def numbers_of(self, env: Env) -> Any:
         """Return the numbers of a call as the 64 bits that kernels read; first that of the step."""
-        words = np.empty(self.row, np.int64)
+        words = np.zeros(self.row, np.int64)
+        real = words.view(np.float64)
+        for i, number in enumerate(self.step.numbers, 1):
+            self._write(words, real, i, number, env)
+        return words
+
+    def renew(self, words: Any, env: Env, step: int = 0) -> None:
+        """Write into the numbers of a call of the same sizes those that may be others."""
         real = words.view(np.float64)
         words[0] = step
-        for i, (whole, value) in enumerate(self.step.numbers, 1):
-            found = value(env)
-            if whole:
-                found = int(found) % 2**64
-                words[i] = found if found < 2**63 else found - 2**64
-            else:
-                real[i] = found
-        return words
+        for i, number in self._varying:
+            self._write(words, real, i, number, env)
+
+    @staticmethod
+    def _write(words: Any, real: Any, i: int, number: Number, env: Env) -> None:
+        found = number.value(env)
+        if number.whole:
+            found = int(found) % 2**64
+            words[i] = found if found < 2**63 else found - 2**64
+        else:
+            real[i] = found
 
     def named(self, addresses: Sequence[int]) -> dict[str, int]:
         """Return addresses of inputs, then of outputs, by name; those replaced are the inputs'."""
@@ -429,7 +450,7 @@ def matrices(product: Product, places: dict[str, int], env: Env) -> list[Matrice
     """Return a product as calls that each go through matrices at even steps."""
     batch = [n(env) for n in product.batch]
     m, k, n = product.m(env), product.k(env), product.n(env)
-    width = np.dtype(product.dtype).itemsize
+    width, out_width = product.dtype.itemsize, product.eqn.out.dtype.itemsize
     strides = [_strides(f, batch, env) for f in (product.left, product.right)]
     # The last axes along which both factors move evenly are one axis of a call.
     even = len(batch)
@@ -444,10 +465,12 @@ def matrices(product: Product, places: dict[str, int], env: Env) -> list[Matrice
         ]
         left_step, right_step = (s[-1] if len(batch) > even else 0 for s in strides)
         found.append(Matrices(
-            product.dtype, count, m, k, n,
+            product.dtype.name, count, m, k, n,
             at[0], product.left.transposed, product.left.leading(env), left_step,
             at[1], product.right.transposed, product.right.leading(env), right_step,
-            places[product.out] + width * number * count * m * n,
+            places[product.out] + out_width * number * count * m * n,
+            product.eqn.out.dtype.name, product.compute, product.epilogue,
+            places[product.bias] if product.bias else 0,
         ))  # fmt: skip
     return found
 

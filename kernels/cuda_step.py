@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from nnx.dtypes import DType
 from nnx.graph import Eqn, Var
 from nnx.scalar import Env, Scalar, evaluator, text_of
 
@@ -47,10 +48,13 @@ class Factor(NamedTuple):
 
 
 class Product(NamedTuple):
-    """A product of matrices, batch by batch: out (m, n) = left (m, k) right (k, n), row-major."""
+    """A product of matrices, batch by batch: out (m, n) = left (m, k) right (k, n), row-major.
+
+    ``dtype`` is that of the factors.
+    """
 
     eqn: Eqn
-    dtype: str
+    dtype: DType
     batch: tuple[Count, ...]
     m: Count
     k: Count
@@ -58,13 +62,20 @@ class Product(NamedTuple):
     left: Factor
     right: Factor
     out: str
+    compute: str = "float32"
+    epilogue: str = "none"
+    bias: str = ""
 
 
 class Number(NamedTuple):
-    """A number of a call that kernels read: the bits of an int64, or of a float64."""
+    """A number of a call that kernels read: the bits of an int64, or of a float64.
+
+    ``names`` are those of the scalars that it is worked out from, none if from sizes alone.
+    """
 
     whole: bool
     value: Callable[[Env], Any]
+    names: frozenset[str] = frozenset()
 
 
 class CudaStep:

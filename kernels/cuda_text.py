@@ -19,7 +19,8 @@ INDENT = "    "
 TYPES = {
     "b1": "bool", "i8": "signed char", "i16": "short", "i32": "int", "i64": "long long",
     "u8": "unsigned char", "u16": "unsigned short", "u32": "unsigned int",
-    "u64": "unsigned long long", "f32": "float", "f64": "double",
+    "u64": "unsigned long long", "f32": "float", "f64": "double", "f16": "nnx::f16",
+    "bf16": "nnx::bf16",
 }  # fmt: skip
 """C++'s name of each type of emitted text."""
 
@@ -39,6 +40,10 @@ _LOOPS = {
     "block_rows": "for (long long {0} = block; {0} < {1}; {0} += blocks) {{",
     "lanes": "for (long long {0} = threadIdx.x % 32; {0} < {1}; {0} += 32) {{",
     "threads": "for (long long {0} = threadIdx.x; {0} < {1}; {0} += 256) {{",
+    "quad": '_Pragma("unroll") for (int {0} = 0; {0} < 4; {0}++) {{',
+    "rest": (
+        "for (long long {0} = {1} + block * 256 + threadIdx.x; {0} < {2}; {0} += blocks * 256) {{"
+    ),
     "tile": "for (long long {0} = {1} + threadIdx.x / {3}; {0} < {2}; {0} += 256 / {3}) {{",
 }
 
@@ -157,6 +162,8 @@ def expression(node: ast.expr) -> str:
             return f"({f' {_INFIX[type(op)]} '.join(map(expression, values))})"
         case ast.IfExp(test=test, body=a, orelse=b):
             return f"({expression(test)} ? {expression(a)} : {expression(b)})"
+        case ast.Attribute(value=x, attr=name):
+            return f"{expression(x)}.{name}"
         case ast.Subscript(value=array, slice=index):
             return f"{expression(array)}[{expression(index)}]"
         case ast.Call(func=ast.Name(id=name), args=args):

@@ -26,6 +26,52 @@ typedef double f64;
 template <class T> struct is_float { static constexpr bool value = false; };
 template <> struct is_float<f32> { static constexpr bool value = true; };
 template <> struct is_float<f64> { static constexpr bool value = true; };
+// Numbers of 16 bits are kept so, and worked with as float32.
+struct bf16 {
+    u16 bits;
+    bf16() = default;
+    __device__ __forceinline__ bf16(f32 x) {
+        const u32 b = u32(__float_as_int(x));
+        bits = x != x ? u16(0x7fc0) : u16((b + 0x7fffu + ((b >> 16) & 1u)) >> 16);
+    }
+    __device__ __forceinline__ operator f32() const { return __int_as_float(int(u32(bits) << 16)); }
+};
+struct f16 {
+    u16 bits;
+    f16() = default;
+    __device__ __forceinline__ f16(f32 x) {
+#ifdef __CUDA_ARCH__
+        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+#else
+        const u32 b = u32(__float_as_int(x)), sign = (b >> 16) & 0x8000u, size = b & 0x7fffffffu;
+        u32 made;
+        if (size > 0x7f800000u)
+            made = 0x7fffu;
+        else if (size >= 0x477ff000u)  // 65520 and more
+            made = 0x7c00u;
+        else if (size < 0x38800000u)  // subnormal: the sum's last place is 2**-24
+            made = u32(__float_as_int(__int_as_float(int(size)) + 0.5f)) - 0x3f000000u;
+        else
+            made = (size - 0x38000000u + 0xfffu + ((size >> 13) & 1u)) >> 13;
+        bits = u16(sign | made);
+#endif
+    }
+    __device__ __forceinline__ operator f32() const {
+#ifdef __CUDA_ARCH__
+        f32 x;
+        asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+        return x;
+#else
+        const u32 sign = u32(bits & 0x8000u) << 16, size = bits & 0x7fffu;
+        if (size >= 0x7c00u) return __int_as_float(int(sign | 0x7f800000u | size << 13));
+        const f32 x = __int_as_float(int(size << 13)) * 0x1p112f;
+        return sign ? -x : x;
+#endif
+    }
+};
+template <> struct is_float<bf16> { static constexpr bool value = true; };
+template <> struct is_float<f16> { static constexpr bool value = true; };
+
 template <class T> struct is_bool { static constexpr bool value = false; };
 template <> struct is_bool<b1> { static constexpr bool value = true; };
 
@@ -35,6 +81,8 @@ template <class T, class S> static NNX_INLINE T cast(S x) {
         return x != S(0);
     else if constexpr (is_float<S>::value && !is_float<T>::value && sizeof(T) < 4)
         return T(i32(x));
+    else if constexpr (is_float<T>::value && sizeof(T) < 4)
+        return T(f32(x));
     else
         return T(x);
 }
@@ -76,6 +124,10 @@ NNX_UNARY(floor, ::floorf, ::floor)
 NNX_UNARY(ceil, ::ceilf, ::ceil)
 NNX_UNARY(trunc, ::truncf, ::trunc)
 NNX_UNARY(round, ::rintf, ::rint)
+static NNX_INLINE f32 erf(f32 x) { return f32(::erf(f64(x))); }
+static NNX_INLINE f64 erf(f64 x) { return ::erf(x); }
+static NNX_INLINE f32 erfc(f32 x) { return f32(::erfc(f64(x))); }
+static NNX_INLINE f64 erfc(f64 x) { return ::erfc(x); }
 
 static NNX_INLINE f32 atan2(f32 y, f32 x) { return ::atan2f(y, x); }
 static NNX_INLINE f64 atan2(f64 y, f64 x) { return ::atan2(y, x); }
@@ -89,8 +141,8 @@ static NNX_INLINE f32 fabs_of(f32 x) { return ::fabsf(x); }
 static NNX_INLINE f64 fabs_of(f64 x) { return ::fabs(x); }
 
 template <class T> static NNX_INLINE b1 isnan(T x) { return x != x; }
-template <class T> static NNX_INLINE b1 isinf(T x) { return fabs_of(x) == T(NNX_INF); }
-template <class T> static NNX_INLINE b1 isfinite(T x) { return fabs_of(x) < T(NNX_INF); }
+template <class T> static NNX_INLINE b1 isinf(T x) { return fabs_of(x) == NNX_INF; }
+template <class T> static NNX_INLINE b1 isfinite(T x) { return fabs_of(x) < NNX_INF; }
 static NNX_INLINE b1 signbit(f32 x) { return bits_of(x) >> 31; }
 static NNX_INLINE b1 signbit(f64 x) { return bits_of(x) >> 63; }
 
@@ -117,7 +169,7 @@ template <class T> static NNX_INLINE T sum_add(T a, T b) {
     else
         return T(a + b);
 }
-template <class T> static NNX_INLINE T divide(T a, T b) { return a / b; }
+template <class T> static NNX_INLINE T divide(T a, T b) { return T(a / b); }
 
 static NNX_INLINE b1 logical_and(b1 a, b1 b) { return a && b; }
 static NNX_INLINE b1 logical_or(b1 a, b1 b) { return a || b; }
@@ -126,7 +178,7 @@ static NNX_INLINE b1 logical_not(b1 a) { return !a; }
 
 template <class T> static NNX_INLINE T abs(T x) {
     if constexpr (is_float<T>::value)
-        return fabs_of(x);
+        return T(fabs_of(x));
     else
         return x < T(0) ? T(-x) : x;
 }
@@ -149,8 +201,8 @@ static NNX_INLINE f32 logaddexp(f32 x, f32 y) {
 template <class T> static NNX_INLINE T remainder(T x, T y) {
     if constexpr (is_float<T>::value) {
         const T rest = fmod_of(x, y);
-        if (rest == T(0)) return copysign(T(0), y);
-        return (y < T(0)) != (rest < T(0)) ? rest + y : rest;
+        if (rest == T(0)) return T(copysign(T(0), y));
+        return (y < T(0)) != (rest < T(0)) ? T(rest + y) : rest;
     } else {
         if (y == T(0) || y == T(-1)) return y == T(0) || T(-1) < T(0) ? T(0) : T(x % y);
         const T rest = T(x % y);
@@ -159,14 +211,14 @@ template <class T> static NNX_INLINE T remainder(T x, T y) {
 }
 template <class T> static NNX_INLINE T floor_divide(T x, T y) {
     if constexpr (is_float<T>::value) {
-        const T plain = x / y;
+        const T plain = T(x / y);
         if (y == T(0)) return plain;
-        T rest = fmod_of(x, y);
-        T quotient = (x - rest) / y;
-        if (rest != T(0) && (y < T(0)) != (rest < T(0))) quotient -= T(1);
-        if (quotient == T(0)) return copysign(T(0), plain);
-        T whole = floor(quotient);
-        return quotient - whole > T(0.5) ? whole + T(1) : whole;
+        const T rest = T(fmod_of(x, y));
+        T quotient = T(T(x - rest) / y);
+        if (rest != T(0) && (y < T(0)) != (rest < T(0))) quotient = T(quotient - T(1));
+        if (quotient == T(0)) return T(copysign(T(0), plain));
+        const T whole = T(floor(quotient));
+        return T(quotient - whole) > T(0.5f) ? T(whole + T(1)) : whole;
     } else {
         if (y == T(0)) return T(0);
         if (T(-1) < T(0) && y == T(-1)) return T(-u64(x));
@@ -178,17 +230,21 @@ template <class T> static NNX_INLINE T floor_divide(T x, T y) {
 static NNX_INLINE f32 pow(f32 x, f32 y) { return ::powf(x, y); }
 static NNX_INLINE f64 pow(f64 x, f64 y) { return ::pow(x, y); }
 template <class T> static NNX_INLINE T pow(T x, T y) {
-    if (T(-1) < T(0) && y < T(0)) {
-        if (x == T(1)) return T(1);
-        if (x == T(-1)) return y % T(2) ? T(-1) : T(1);
-        return T(0);
+    if constexpr (is_float<T>::value) {
+        return T(::powf(f32(x), f32(y)));
+    } else {
+        if (T(-1) < T(0) && y < T(0)) {
+            if (x == T(1)) return T(1);
+            if (x == T(-1)) return y % T(2) ? T(-1) : T(1);
+            return T(0);
+        }
+        u64 base = u64(x), left = u64(y), out = 1;
+        for (; left; left >>= 1) {
+            if (left & 1) out *= base;
+            base *= base;
+        }
+        return T(out);
     }
-    u64 base = u64(x), left = u64(y), out = 1;
-    for (; left; left >>= 1) {
-        if (left & 1) out *= base;
-        base *= base;
-    }
-    return T(out);
 }
 template <class T, class N> static NNX_INLINE T shift_left(T x, N n) {
     return u64(n) < 8 * sizeof(T) ? T(u64(x) << u64(n)) : T(0);
@@ -347,6 +403,7 @@ static NNX_INLINE b1 is_last(u32 *ticket, i64 blocks) {
 template <class T> struct alignas(4 * sizeof(T)) Four { T at[4]; };
 template <class T> static NNX_INLINE Four<T> four(const T *p, i64 i) { return *(const Four<T> *)(p + i); }
 template <class T> static NNX_INLINE void put_four(T *p, i64 i, Four<T> x) { *(Four<T> *)(p + i) = x; }
+template <class T> static NNX_INLINE Four<T> any_four(const T *) { return Four<T>(); }
 template <class T> static NNX_INLINE b1 in_fours(const T *p) { return u64(p) % (4 * sizeof(T)) == 0; }
 
 }  // namespace nnx

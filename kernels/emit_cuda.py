@@ -6,13 +6,15 @@ its own. A part that replaces an input does nothing once a check has failed.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from nnx import shapes
 from nnx.graph import CHECK, Eqn, Graph, Var
 from nnx.kernels.cuda_nests import CudaNests
+from nnx.kernels.cuda_passes import GEMM
 from nnx.kernels.cuda_step import (
     THREADS,
     CudaStep,
@@ -28,6 +30,9 @@ from nnx.kernels.expressions import CAST, cast_of
 from nnx.kernels.groups import Group, is_view
 from nnx.kernels.memory import lifetimes, shared
 from nnx.kernels.text import cannot_compile
+
+MOST_POINTERS = 400
+_EPILOGUES = {(False, False): "none", (True, False): "bias", (True, True): "relu_bias"}
 
 
 def emit(graph: Graph, updates: dict[int, int], kinds: dict[str, bool]) -> CudaStep:
@@ -94,16 +99,11 @@ class CudaEmitter(CudaNests):
 
     def _place_buffers(self, order: Sequence[Sequence[int]]) -> None:
         """Give values that are kept between kernels their memory."""
-        groups = self.plan.groups
         steps = []
         for members in order:
             touched: list[Var] = []
             for i in members:
-                if i < len(groups):
-                    for eqn in groups[i].eqns:
-                        touched += [eqn.out, *(y for y, _ in self.plan.sources(eqn))]
-                else:
-                    touched += self._roots(self.copies[i - len(groups)][1])
+                touched += self._touched(i)
             steps.append(touched)
         kept = [x for x in self.plan.stored if x not in self.pointer]
         for i, buffer in enumerate(shared(lifetimes(steps, kept))):
@@ -112,59 +112,104 @@ class CudaEmitter(CudaNests):
                 self._point(x, f"w{i}")
 
     def _scheduled(self) -> list[list[int]]:
-        """Return the groups, and then the copies, that share a kernel each, in order.
-
-        One joins the first kernel that is after all it waits for.
-        """
+        """Return the groups, and then the copies, that share a kernel each, in order."""
+        waits = self._waits()
         groups = self.plan.groups
+        alone = [g.alone and self._is_blas(g.eqns[0]) for g in groups]
+        alone += [False] * len(self.copies)
         kernels: list[list[int]] = []
-        closed: set[int] = set()  # products
         place: dict[int, int] = {}
+        for i, before in enumerate(waits):
+            # The first kernel after all that it waits for.
+            first = max((place[j] + 1 for j in before), default=0)
+            open_ = (
+                k for k in range(first, len(kernels))
+                if not alone[kernels[k][0]] and self._fits(i, kernels[k])
+            )  # fmt: skip
+            found = len(kernels) if alone[i] else next(open_, len(kernels))
+            if found == len(kernels):
+                kernels.append([])
+            kernels[found].append(i)
+            place[i] = found
+        self._sink(kernels, place, waits, alone)
+        return [members for members in kernels if members]
+
+    def _touched(self, i: int) -> set[Var]:
+        """Return the values that a group, or a copy, reads or writes."""
+        groups = self.plan.groups
+        if i >= len(groups):
+            return set(self._roots(self.copies[i - len(groups)][1]))
+        eqns = groups[i].eqns
+        return {x for e in eqns for x in (e.out, *(y for y, _ in self.plan.sources(e)))}
+
+    def _fits(self, i: int, members: Sequence[int]) -> bool:
+        """Return whether a kernel may take one part more: its parameters have 4 KiB at least."""
+        touched = set().union(*map(self._touched, (i, *members)))
+        return len(touched & self._in_memory) <= MOST_POINTERS
+
+    @functools.cached_property
+    def _in_memory(self) -> set[Var]:
+        return {*self.plan.stored, *self.graph.inputs}
+
+    def _sink(
+        self, kernels: list[list[int]], place: dict[int, int], waits: Sequence[set[int]],
+        alone: Sequence[bool],
+    ) -> None:  # fmt: skip
+        """Empty kernels whose parts may all run in later ones."""
+        for k in reversed(range(len(kernels))):
+            if alone[kernels[k][0]]:
+                continue
+            moves = {}
+            for i in kernels[k]:
+                end = min((place[j] for j, w in enumerate(waits) if i in w), default=len(kernels))
+                later = [
+                    m for m in range(k + 1, end)
+                    if kernels[m] and not alone[kernels[m][0]] and self._fits(i, kernels[m])
+                ]  # fmt: skip
+                if not later:
+                    break
+                moves[i] = later[0]
+            else:
+                for i, m in moves.items():
+                    kernels[m].append(i)
+                    place[i] = m
+                kernels[k] = []
+
+    def _waits(self) -> list[set[int]]:
+        """Return for each group, then for each copy, those that must have run before."""
+        groups = self.plan.groups
         maker = {eqn.out: i for i, group in enumerate(groups) for eqn in group.eqns}
-        readers: dict[Var, list[int]] = {}
+        readers: dict[Var, set[int]] = {}
         for i, group in enumerate(groups):
             for eqn in group.eqns:
                 for x, _ in self.plan.sources(eqn):
-                    readers.setdefault(x, []).append(i)
-        checks = [i for i, group in enumerate(groups) if any(map(_may_fail, group.eqns))]
+                    readers.setdefault(x, set()).add(i)
+        checks = {i for i, group in enumerate(groups) if any(map(_may_fail, group.eqns))}
         inputs = {self.pointer[x]: x for x in self.graph.inputs}
-
-        def put(i: int, waits: Iterable[int], alone: bool) -> None:
-            first = max((place[j] + 1 for j in waits if j != i), default=0)
-            found = next((k for k in range(first, len(kernels)) if k not in closed), len(kernels))
-            if alone or found == len(kernels):
-                found = len(kernels)
-                kernels.append([])
-                if alone:
-                    closed.add(found)
-            kernels[found].append(i)
-            place[i] = found
-
+        found: list[set[int]] = []
         for i, group in enumerate(groups):
-            waits = [
+            waits = {
                 maker[x] for eqn in group.eqns for x, _ in self.plan.sources(eqn) if x in maker
-            ]
+            }
             replaced = [
                 inputs[self.pointer[eqn.out]] for eqn in group.eqns
                 if self.pointer.get(eqn.out) in inputs
             ]  # fmt: skip
             for x in replaced:
-                waits += [j for j in readers.get(x, []) if j < i]
+                waits |= readers.get(x, set())
             if replaced:
-                waits += [j for j in checks if j < i]
-            is_product = group.alone and self._is_blas(group.eqns[0])
-            put(i, waits, is_product)
-        for k, (name, x) in enumerate(self.copies):
-            roots = set(self._roots(x))
-            waits = [maker[y] for y in roots if y in maker]
+                waits |= checks
+            found.append(waits - {i})
+        for name, x in self.copies:
+            waits = {maker[y] for y in self._roots(x) if y in maker}
             if name in inputs:
-                waits += list(place)  # all that may still read it, and all checks
-            put(len(groups) + k, waits, False)
-        return kernels
+                waits |= set(range(len(found)))  # all that may still read it, and all checks
+            found.append(waits)
+        return found
 
     @staticmethod
     def _is_blas(eqn: Eqn) -> bool:
-        return eqn.op.name == "matmul" and eqn.out.dtype.is_floating
+        return eqn.op is GEMM
 
     # Parts
 
@@ -208,15 +253,16 @@ class CudaEmitter(CudaNests):
     # Products
 
     def _product(self, eqn: Eqn) -> Product:
-        x, y = eqn.inputs
+        x, y, *bias = eqn.inputs
         a, b = tuple(x.shape), tuple(y.shape)
         a = (1, *a) if len(a) == 1 else a
         b = (*b, 1) if len(b) == 1 else b
         batch = shapes.broadcast(a[:-2], b[:-2])
         return Product(
-            eqn, eqn.out.dtype.name, tuple(map(count_of, batch)), count_of(a[-2]),
-            count_of(a[-1]), count_of(b[-1]), self._factor(x, a), self._factor(y, b),
-            self.pointer[eqn.out],
+            eqn, x.dtype, tuple(map(count_of, batch)), count_of(a[-2]), count_of(a[-1]),
+            count_of(b[-1]), self._factor(x, a), self._factor(y, b), self.pointer[eqn.out],
+            eqn.attrs["compute"], _EPILOGUES[bool(bias), eqn.attrs["relu"]],
+            self.pointer[bias[0]] if bias else "",
         )  # fmt: skip
 
     def _factor(self, x: Var, shape: Any) -> Factor:

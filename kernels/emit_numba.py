@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 
 from nnx.graph import DRAW, Eqn, Graph, Var, line
-from nnx.kernels.expressions import CAST
+from nnx.kernels.expressions import HALF
 from nnx.kernels.gemms import Products
 from nnx.kernels.groups import Group, is_view
 from nnx.kernels.memory import Life, lifetimes, shared
@@ -57,8 +57,9 @@ class Emitter(Products):
     def run(self) -> Emitted:
         """Return the text, and what its table holds where."""
         for eqn in self.graph.eqns:
-            if eqn.out.dtype.name not in CAST:
-                cannot_compile(eqn)
+            for x in (eqn.out, *eqn.vars):
+                if x.dtype.name in HALF:
+                    cannot_compile(eqn)
         out = self.out
         slot = 1
         for name in self._scalar_names():

@@ -11,8 +11,12 @@ from nnx.errors import TraceError
 CAST = {
     "bool": "b1", "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64", "uint8": "u8",
     "uint16": "u16", "uint32": "u32", "uint64": "u64", "float32": "f32", "float64": "f64",
+    "float16": "f16", "bfloat16": "bf16",
 }  # fmt: skip
 """The name of each type in emitted source; types that are not here cannot be lowered."""
+
+HALF = frozenset({"float16", "bfloat16"})
+"""Types that GPUs have, and work with as float32."""
 
 _INFIX = {
     "add": "+", "subtract": "-", "multiply": "*", "equal": "==", "not_equal": "!=", "less": "<",
@@ -30,7 +34,7 @@ _CALLS = {
             "exp", "expm1", "log", "log1p", "log2", "log10", "logaddexp", "sin", "cos", "tan",
             "asin", "acos", "atan", "atan2", "hypot", "sinh", "cosh", "tanh", "asinh", "acosh",
             "atanh", "logical_and", "logical_or", "logical_xor", "logical_not", "isnan", "isinf",
-            "isfinite", "signbit", "copysign",
+            "isfinite", "signbit", "copysign", "erf", "erfc",
         )
     },
 }  # fmt: skip
@@ -55,8 +59,8 @@ def cast_of(dtype: DType) -> str:
     name = CAST.get(dtype.name)
     if name is None:
         raise TraceError(
-            f"{dtype} cannot be compiled for the CPU, where no arithmetic has it. Use float32, or "
-            f"leave this function un-jitted."
+            f"{dtype} cannot be compiled, for no arithmetic has it. Use float32, or leave this "
+            f"function un-jitted."
         )
     return name
 
@@ -101,8 +105,9 @@ def written(name: str, inputs: list[str], common: DType, out: DType) -> str | No
         text = f"divide({cast_of(out)}(1), {inputs[0]})"
     else:
         return None
-    # Whole numbers grow to 64 bits in an expression; the cast wraps them as arrays do.
-    return f"{cast_of(out)}({text})" if out.kind in ("int", "uint") else text
+    # Whole numbers grow to 64 bits in an expression, and those of 16 bits to float32; the cast
+    # wraps and rounds them as arrays do.
+    return f"{cast_of(out)}({text})" if out.kind in ("int", "uint") or out.name in HALF else text
 
 
 def is_elementwise(name: str) -> bool:

@@ -102,7 +102,7 @@ class Plan:
         """
         factors = set()
         for eqn in self.graph.eqns:
-            if eqn.op.name == "matmul":
+            if eqn.op.name in ("matmul", "gemm"):
                 factors |= {x for y in eqn.vars for x in self._through_views(y)}
         found: set[Var] = set()
         for eqn in self.graph.eqns:

@@ -14,7 +14,7 @@ from nnx.kernels import blas, cache
 from nnx.kernels.emit_numba import Emitted, emit
 from nnx.kernels.products import short_products_as_sums
 from nnx.locks import renew_at_fork
-from nnx.native import HOST
+from nnx.places import HOST
 from nnx.scalar import Scalar, evaluator, text_of
 
 ALIGNMENT = 64

@@ -49,11 +49,13 @@ from nnx.errors import (
     LabelError,
     NnxError,
     NonFiniteError,
+    OutOfMemoryError,
     ShapeError,
     TraceError,
 )  # fmt: skip
 from nnx.jit import jit
 from nnx.ops.layout import concat, getitem, moveaxis, split, stack, unstack
+from nnx.precision import get_matmul_precision, set_matmul_precision
 from nnx.profile import profile
 from nnx.standard import (
     __array_namespace_info__,
@@ -114,6 +116,7 @@ __all__ = [
     "int64", "jacobian", "jit", "jvp", "linspace", "moveaxis", "no_grad", "ones", "ones_like",
     "profile", "set_default_device", "split", "stack", "uint8", "uint16", "uint32", "uint64",
     "unstack", "value_and_grad", "vjp", "zeros", "zeros_like", "get_num_threads", "set_num_threads",
+    "get_matmul_precision", "set_matmul_precision", "OutOfMemoryError",
     *_ops.OPS,
 ]  # fmt: skip
 

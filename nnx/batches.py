@@ -5,6 +5,7 @@ Here, and nowhere else, host data and tensors of other devices are moved to a ne
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
@@ -12,10 +13,10 @@ from typing import Any
 from nnx import dtypes, random
 from nnx.device import Device
 from nnx.dtypes import DType
-from nnx.errors import DataError, DTypeError, LabelError, did_you_mean
+from nnx.errors import DataError, DTypeError, LabelError, did_you_mean, told_in
 from nnx.host import to_host
 from nnx.outputs import ONE, Takes, n_rows, named
-from nnx.tensor import Tensor, asarray
+from nnx.tensor import Tensor, asarray, elsewhere
 from nnx.tree import flatten
 
 Batch = tuple[Any, Any, Any]
@@ -117,6 +118,8 @@ class Place:
 
 def _rows(data: Any, what: str) -> Any:
     """Return data as a tensor or a host array with at least one row."""
+    if not isinstance(data, Tensor) and elsewhere(data) is not None:
+        data = asarray(data)
     array = data if isinstance(data, Tensor) else to_host(data, what)
     if not array.shape:
         raise DataError(f"{what} is a single value; it must have a first axis, one entry a row.")
@@ -198,7 +201,7 @@ class ArrayData:
     def weigh(self, place: Place, class_weight: ClassWeight) -> None:
         """Multiply the weight of each row by that of its class."""
         if self.y is not None:
-            self.weight = _by_class(place, self.y, self.weight, class_weight)
+            self.weight = by_class(place, self.y, self.weight, class_weight)
 
     def steps(self, size: int) -> int:
         """Return the number of batches."""
@@ -256,7 +259,7 @@ class ArrayData:
         tensors, rebuild = flatten((self.x, self.y, self.weight))
         device, columns = tensors[0].device, [tensor.array for tensor in tensors]
         places = None if order is None else asarray(order, device=device).array
-        take = device.kernels["take"]
+        take = taking(device)
 
         def cut(step: int) -> Batch:
             rows = slice(step * size, min((step + 1) * size, self.rows))
@@ -264,10 +267,16 @@ class ArrayData:
                 parts = [column[rows, ...] for column in columns]
             else:
                 at = places[rows]
-                parts = [take(column, at, axis=0) for column in columns]
+                parts = [take(column, at) for column in columns]
             return rebuild([Tensor(part, device) for part in parts])  # type: ignore[no-any-return]
 
         return cut
+
+
+def taking(device: Device) -> Callable[[Any, Any], Any]:
+    """Return what takes rows at places that are known to be there: no device looks at them."""
+    backend = device.backend
+    return backend.prepare(lambda x, at: backend.index(x, (at,)), device.index)  # type: ignore[no-any-return]
 
 
 class StreamData:
@@ -299,7 +308,7 @@ class StreamData:
         self._class_weight = class_weight
         if self._begun is not None:
             (x, y, weight), rest = self._begun
-            self._begun = ((x, y, _by_class(place, y, weight, class_weight)), rest)
+            self._begun = ((x, y, by_class(place, y, weight, class_weight)), rest)
 
     def steps(self, size: int) -> int | None:
         """Return the number of batches if the iterable tells it."""
@@ -337,13 +346,19 @@ class StreamData:
             batch, rest = self._begun or self._begin()
             self._begun, first = None, 1
             yield batch
-        for i, item in enumerate(rest, first):
+        for i in itertools.count(first):
+            with _noted(i):
+                item = next(rest, _END)
+            if item is _END:
+                return
             yield self._moved(item, i)
 
     def _begin(self) -> tuple[Batch, Iterator[Any]]:
         self.start = random.default_generator().state_dict()
-        rest = iter(self._source)
-        for item in rest:
+        with _noted(0):
+            rest = iter(self._source)
+            item = next(rest, _END)
+        if item is not _END:
             return self._moved(item, 0), rest
         raise DataError(
             "The iterable gave no batches. A generator is used up after one pass; for several "
@@ -358,15 +373,31 @@ class StreamData:
             raise DataError(
                 f"Batch {i} of the iterable has {len(parts)} parts; give (x, y) or (x, y, weights)."
             )
-        x, y, weight = (*parts, None, None)[:3]
+        with told_in(f"Batch {i} of the iterable"):
+            return self._checked(*(*parts, None, None)[:3])
+
+    def _checked(self, x: Any, y: Any, weight: Any) -> Batch:
         inputs = self._place.inputs(x)
         rows = n_rows(inputs)
         # The targets outlive the step; their maker may fill the same memory again.
         targets = None if y is None else self._place.targets(y, rows, copy=True)
         weights = None if weight is None else self._place.weights(weight, rows)
         if self._class_weight is not None and targets is not None:
-            weights = _by_class(self._place, targets, weights, self._class_weight)
+            weights = by_class(self._place, targets, weights, self._class_weight)
         return inputs, targets, weights
+
+
+_END: Any = object()
+
+
+@contextlib.contextmanager
+def _noted(batch: int) -> Iterator[None]:
+    """Note at an error of the user's iterable which batch was asked for."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"The iterable raised this when batch {batch} was asked for (from 0 on).")
+        raise
 
 
 Data = ArrayData | StreamData
@@ -395,32 +426,59 @@ def open_data(place: Place, x: Any, y: Any, weight: Any = None) -> Data:
             )
         return StreamData(place, x)
     if y is None:
-        raise DataError(
-            "y is missing: x is an array, so give the targets too, as in fit(x, y). An iterable "
-            "of batches (x, y) needs none."
-        )
+        raise DataError(_without_targets(x))
     from nnx.rows import array_data
 
     return array_data(place, x, y, weight)
 
 
-def _by_class(
+def _without_targets(x: Any) -> str:
+    """Return what is wrong with x that came alone and is no iterable of batches."""
+    if isinstance(x, list | tuple):
+        return (
+            "y is missing. For one array give it too, as in fit(x, y); batches in a list are "
+            "tuples: [(x, y), (x, y)]."
+        )
+    if isinstance(x, Mapping) or hasattr(x, "__array__") or hasattr(x, "__dlpack__"):
+        return (
+            "y is missing: x is an array, so give the targets too, as in fit(x, y). An iterable "
+            "of batches (x, y) needs none."
+        )
+    hint = "Call it" if callable(x) else "Wrap it in a generator or a list of batches"
+    return (
+        f"x is a {type(x).__name__}: neither an array nor an iterable of batches (x, y), which has "
+        f"__iter__. {hint}."
+    )
+
+
+def by_class(
     place: Place, targets: Tensor, weights: Tensor | None, class_weight: ClassWeight
 ) -> Tensor:
     """Return the weight of each row times that of its class; a class without one counts 1."""
     import numpy as np
 
     classes = targets.numpy()
-    if classes.ndim > 1:
-        classes = classes.argmax(axis=-1) if classes.shape[-1] > 1 else classes[..., 0]
+    if classes.ndim == 2 and classes.shape[1] > 1 and _are_shares(classes):
+        classes = classes.argmax(axis=-1)
+    elif classes.ndim > 1 and classes.shape[-1] == 1:
+        classes = classes[..., 0]
     if classes.ndim > 1 or not (classes == np.floor(classes)).all() or classes.min() < 0:
         raise DataError(
             f"class_weight needs one class a row: numbers of shape ({len(classes)},), or rows of "
-            f"0 and 1; got y of shape {targets.shape} and type {targets.dtype}."
+            f"0 and 1 or of probabilities; got y of shape {targets.shape} and type "
+            f"{targets.dtype}. Give sample_weight, one weight a row."
         )
     classes = classes.astype(np.int64)
-    table = np.ones(max(int(classes.max(initial=0)), *class_weight) + 1)
+    table = np.ones(1 + int(max(classes.max(initial=0), *class_weight)))
     for number, value in class_weight.items():
-        table[number] = value
+        table[int(number)] = value
     rows = table[classes]
     return place.weights(rows if weights is None else rows * weights.numpy(), len(rows))
+
+
+def _are_shares(rows: Any) -> bool:
+    """Return whether rows are one-hot or probabilities, so that the largest names a class."""
+    import numpy as np
+
+    sums = rows.sum(axis=1, dtype=np.float64)
+    return bool((rows >= 0).all() and (np.abs(sums - 1.0) < 1e-3).all())

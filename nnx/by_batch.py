@@ -8,10 +8,11 @@ from typing import Any
 from nnx import diagnose
 from nnx.batches import ArrayData, ClassWeight
 from nnx.errors import NonFiniteError
-from nnx.fit import _check_class_weight, _place, _probe, _settle_device, compiled, predict
+from nnx.fit import compiled, predict
 from nnx.loop import measure, mode
 from nnx.nn.module import Module
 from nnx.outputs import Totals, n_rows
+from nnx.prepare import check_class_weight, place_of, probe, settle_device
 from nnx.tape import enable_grad
 from nnx.tensor import Tensor
 
@@ -31,15 +32,15 @@ def train_on_batch(
     Raises: as `fit`; NonFiniteError for a loss that is not finite, with nothing changed.
     """
     setup = compiled(model)
-    data = ArrayData(_place(model), x, y, sample_weight)
+    data = ArrayData(place_of(model), x, y, sample_weight)
     if setup.outputs is None or not setup.optimizer.bound or setup.auto:
-        prediction = _probe(model, setup, data, data.rows)
+        prediction = probe(model, setup, data, data.rows)
         setup.outputs = prediction.shape[-1] if isinstance(prediction, Tensor) else 0
         setup.optimizer.bind(model)
     if class_weight is not None:
-        data.weigh(_place(model), _check_class_weight(class_weight, setup.outputs))
+        data.weigh(place_of(model), check_class_weight(class_weight, setup.outputs))
     if setup.auto:
-        _settle_device(model, setup, data, data.rows, bool(jit), 0)
+        settle_device(model, setup, data, data.rows, bool(jit), 0)
     inputs, targets, weight = data.head(data.rows)
     with mode(model, training=True), enable_grad():
         step = setup.step(model, bool(jit))
@@ -60,10 +61,10 @@ def train_on_batch(
 def test_on_batch(model: Module, x: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
     """Return the loss and the metrics of a batch; nothing is learned or recorded."""
     setup = compiled(model)
-    data = ArrayData(_place(model), x, y, sample_weight)
+    data = ArrayData(place_of(model), x, y, sample_weight)
     return measure(model, setup, data, data.rows)
 
 
 def predict_on_batch(model: Module, x: Any) -> Any:
     """Return the outputs for a batch as a new NumPy array."""
-    return predict(model, x, batch_size=n_rows(_place(model).inputs(x)))
+    return predict(model, x, batch_size=n_rows(place_of(model).inputs(x)))

@@ -8,10 +8,11 @@ import numbers
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from nnx.errors import DataError, did_you_mean
+from nnx.errors import DataError, did_you_mean, no_attribute
+from nnx.files import check_replaceable, checked_path
 from nnx.optim.optimizer import checked
 
 Logs = dict[str, float]
@@ -111,10 +112,7 @@ class Hooks:
         self.callbacks = list(callbacks)
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
-                raise DataError(
-                    f"callbacks has {callback!r}, which is no instance of "
-                    f"nnx.callbacks.Callback. Subclass it; give an instance, not the class."
-                )
+                _refuse_callback(callback)
             callback.model, callback.params = model, params
         self.callbacks.sort(key=lambda callback: callback.comes_last)
         for hook in HOOKS:
@@ -142,6 +140,16 @@ class Hooks:
     on_predict_batch_begin: list[Callable[[int, Any], None]]
     on_predict_batch_end: list[Callable[[int, Any], None]]
 
+    def check_figures(self, figures: Collection[str]) -> None:
+        """Raise DataError for a monitored figure that is not among those of an epoch.
+
+        A user's own callback may add some, so with one it shows at the end of the first epoch.
+        """
+        if all(_adds_no_figure(callback) for callback in self.callbacks):
+            for callback in self.callbacks:
+                if isinstance(callback, _Monitor) and callback.monitor:
+                    callback.check(figures)
+
     def due_in(self, most: int) -> int:
         """Return how many steps may be done at once, of those that there are."""
         asked = [c.due_in() for c in self._asking]
@@ -152,6 +160,41 @@ class Hooks:
         with contextlib.ExitStack() as stack:
             for callback in self.callbacks:
                 stack.callback(callback.close)
+
+
+def listed(callbacks: Callback | Sequence[Callback] | None) -> list[Callback]:
+    """Return what ``callbacks=`` was given as a list: one, several, or none."""
+    if callbacks is None:
+        return []
+    if isinstance(callbacks, str | type) or not isinstance(callbacks, Callback | Iterable):
+        _refuse_callback(callbacks)
+    return [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
+
+
+def _refuse_callback(given: Any) -> NoReturn:
+    """Raise DataError for what is no callback; a class and a name are told how to become one."""
+    hint = "Subclass that, or give a nnx.callbacks.LambdaCallback."
+    if isinstance(given, type) and issubclass(given, Callback):
+        hint = f"Give an instance, not the class: {given.__name__}()."
+    elif isinstance(given, str):
+        hint = f"Give an instance, such as EarlyStopping(). {did_you_mean(given, _kinds())}"
+    raise DataError(
+        f"callbacks has {given!r}, which is no instance of nnx.callbacks.Callback. {hint}"
+    )
+
+
+def _kinds() -> list[str]:
+    """Return the names of the callbacks that there are."""
+    return [
+        name
+        for name, kind in globals().items()
+        if isinstance(kind, type) and issubclass(kind, Callback) and not name.startswith("_")
+    ]
+
+
+def _adds_no_figure(callback: Callback) -> bool:
+    is_own = type(callback).__module__.partition(".")[0] == "nnx"
+    return is_own and not isinstance(callback, LambdaCallback)
 
 
 def _overrides(callback: Callback, hook: str) -> bool:
@@ -170,10 +213,13 @@ class History(Callback):
         self.interrupted = False
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Add the epoch's figures."""
+        """Add the epoch's figures; a figure is NaN in an epoch that does not have it."""
+        figures = _figures_of(logs)
+        for name in figures:
+            self.history.setdefault(name, [math.nan] * len(self.epoch))
         self.epoch.append(epoch)
-        for name, value in (logs or {}).items():
-            self.history.setdefault(name, []).append(value)
+        for name, values in self.history.items():
+            values.append(figures.get(name, math.nan))
 
     def __repr__(self) -> str:
         last = ", ".join(f"{name} {values[-1]:.4g}" for name, values in self.history.items())
@@ -185,6 +231,19 @@ class History(Callback):
         return notebook.of_history(self)
 
 
+def _figures_of(logs: Logs | None) -> Logs:
+    """Return the figures of an epoch as floats. Raises: DataError for what is no number."""
+    figures = {}
+    for name, value in (logs or {}).items():
+        try:
+            figures[name] = float(value)
+        except (TypeError, ValueError):
+            raise DataError(
+                f"A callback put {value!r} into the logs as {name!r}; a figure is one number."
+            ) from None
+    return figures
+
+
 class LambdaCallback(Callback):
     """Functions as hooks: ``LambdaCallback(on_epoch_end=lambda epoch, logs: print(logs))``."""
 
@@ -192,6 +251,11 @@ class LambdaCallback(Callback):
         for name, function in hooks.items():
             if name not in HOOKS:
                 raise DataError(f"There is no hook {name!r}. {did_you_mean(name, HOOKS)}")
+            if not callable(function):
+                raise DataError(
+                    f"LambdaCallback: {name} is a function such as lambda *_: None, got "
+                    f"{function!r}."
+                )
             setattr(self, name, function)
 
 
@@ -205,6 +269,11 @@ class _Monitor(Callback):
     def __init__(self, monitor: str, mode: str, min_delta: float = 0.0) -> None:
         if mode not in ("auto", "min", "max"):
             raise DataError(f"mode={mode!r}. {did_you_mean(mode, ('auto', 'min', 'max'))}")
+        if not isinstance(monitor, str):
+            raise DataError(
+                f"{self._kind}: monitor is the name of a figure, such as 'val_loss', got "
+                f"{monitor!r}."
+            )
         rises = monitor.endswith(RISING)
         self.monitor = monitor
         self._sign = -1.0 if mode == "max" or (mode == "auto" and rises) else 1.0
@@ -215,14 +284,18 @@ class _Monitor(Callback):
     def _kind(self) -> str:
         return type(self).__name__
 
-    def _improved(self, logs: Logs | None) -> bool:
-        """Return whether the figure is better than ever before, and keep it; NaN never is."""
-        if self.monitor not in (logs or {}):
+    def check(self, figures: Collection[str]) -> None:
+        """Raise DataError unless its figure is among those that an epoch gives."""
+        if self.monitor not in figures:
             raise DataError(
                 f"{self._kind} monitors {self.monitor!r}, which the epoch does not give. "
-                f"{did_you_mean(self.monitor, logs or {})} val_ needs validation data."
+                f"{did_you_mean(self.monitor, figures)} val_ needs validation data."
             )
-        value = self._sign * logs[self.monitor]  # type: ignore[index]
+
+    def _improved(self, logs: Logs | None) -> bool:
+        """Return whether the figure is better than ever before, and keep it; NaN never is."""
+        self.check(logs or {})
+        value = self._sign * _figures_of(logs)[self.monitor]
         if not value < self._best - self._min_delta:
             return False
         self._best = value
@@ -369,19 +442,23 @@ class Checkpoint(_Monitor):
         every_steps: int | None = None,
         every_s: float | None = None,
     ) -> None:
-        super().__init__(monitor or "", mode)
+        super().__init__("" if monitor is None else monitor, mode)
         if monitor and (every_steps is not None or every_s is not None):
             raise DataError("Checkpoint: monitor keeps the best epoch; every_steps and every_s "
                             "save what is newest. Use two, with a path each.")  # fmt: skip
-        if every_steps is not None and (type(every_steps) is not int or every_steps < 1):
+        if every_steps is not None and _whole(self._kind, "every_steps", every_steps) < 1:
             raise DataError(f"Checkpoint: every_steps is a whole number from 1 on, "
                             f"got {every_steps!r}.")  # fmt: skip
-        if every_s is not None and not every_s >= 0:
-            raise DataError(f"Checkpoint: every_s is 0 or more seconds, got {every_s!r}.")
-        self.path = path
+        if every_s is not None:
+            every_s = checked(self._kind, "every_s", every_s, 0.0, math.inf)
+        self.path = checked_path(path)
         self.kept = ("_best",) if monitor else ()
         self._every_steps, self._every_s = every_steps, every_s
         self._step, self._time_s = 0, time.monotonic()
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Look whether a file can be made there. Raises: CheckpointError where not."""
+        check_replaceable(self.path)
 
     def save(self) -> None:
         """Save the training as it stands."""
@@ -420,19 +497,38 @@ class CSVLogger(Callback):
     """Keeps History in a CSV file, one row an epoch, after each epoch whole."""
 
     def __init__(self, path: str | os.PathLike[str], *, separator: str = ",") -> None:
-        self.path = path
+        self.path = checked_path(path)
+        if not isinstance(separator, str) or len(separator) != 1 or separator in '\r\n"':
+            raise DataError(
+                f"CSVLogger: separator is one character such as ',' or ';', got {separator!r}."
+            )
         self.separator = separator
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Look whether the file can be written. Raises: DataError where not."""
+        _check_writable("CSVLogger", self.path)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Write the file."""
         import csv
 
         history = self.model.history
+        target = os.path.realpath(self.path)
+        # Beside it first: a full disk then leaves the rows that it has. Not beside a pipe.
+        beside = f"{target}.tmp" if os.path.isfile(target) else target
         try:
-            with open(self.path, "w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file, delimiter=self.separator)
-                writer.writerow(["epoch", *history.history])
-                writer.writerows(zip(history.epoch, *history.history.values(), strict=True))
+            try:
+                with open(beside, "w", newline="", encoding="utf-8") as file:
+                    writer = csv.writer(file, delimiter=self.separator)
+                    writer.writerow(["epoch", *history.history])
+                    writer.writerows(zip(history.epoch, *history.history.values(), strict=True))
+                if beside != target:
+                    os.replace(beside, target)
+            except BaseException:
+                if beside != target:
+                    with contextlib.suppress(OSError):
+                        os.unlink(beside)
+                raise
         except OSError as error:
             raise DataError(f"CSVLogger cannot write {self.path}: {error.strerror}.") from error
 
@@ -445,7 +541,7 @@ class JSONLinesLogger(Callback):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = path
+        self.path = checked_path(path)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Write the epochs that a training had which goes on."""
@@ -458,7 +554,7 @@ class JSONLinesLogger(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Add the epoch's line."""
-        self._write("a", [(epoch, logs or {})])
+        self._write("a", [(epoch, _figures_of(logs))])
 
     def _write(self, how: str, rows: list[tuple[int, Logs]]) -> None:
         import json
@@ -476,6 +572,18 @@ class JSONLinesLogger(Callback):
             ) from error
 
 
+def _check_writable(kind: str, path: str) -> None:
+    """Open a file as it is; one that this makes is taken away again."""
+    made = not os.path.exists(path)
+    try:
+        with open(path, "a", encoding="utf-8"):
+            pass
+        if made:
+            os.unlink(path)
+    except OSError as error:
+        raise DataError(f"{kind} cannot write {path}: {error.strerror}.") from error
+
+
 class TensorBoard(Callback):
     """Writes figures for TensorBoard, as Keras does: ``tensorboard --logdir logs`` shows them.
 
@@ -488,14 +596,18 @@ class TensorBoard(Callback):
     def __init__(
         self, log_dir: str | os.PathLike[str] = "logs", *, histogram_freq: int = 0
     ) -> None:
-        self.log_dir = log_dir
+        self.log_dir = checked_path(log_dir)
         self.histogram_freq = _whole("TensorBoard", "histogram_freq", histogram_freq)
         self._writers: dict[str, Any] = {}
         _summary_writer()
 
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Begin the file of the training figures. Raises: DataError where it cannot be made."""
+        self._writer("train")
+
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Write the epoch's figures."""
-        figures = {**(logs or {}), "learning_rate": _optimizer_of(self.model).lr}
+        figures = {**_figures_of(logs), "learning_rate": _optimizer_of(self.model).lr}
         for name, value in figures.items():
             part = "validation" if name.startswith("val_") else "train"
             tag = f"epoch_{name.removeprefix('val_')}"
@@ -540,7 +652,7 @@ def _summary_writer() -> Any:
 
 
 def _figures(logs: Logs | None) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items())
+    return "  ".join(f"{name} {value:.4g}" for name, value in _figures_of(logs).items())
 
 
 class EpochLines(Callback):
@@ -606,8 +718,14 @@ def shown(verbose: Any) -> list[Callback]:
 
     A bar needs a terminal on standard error: without one "auto" is silent, and 1 prints lines.
     """
-    if verbose not in ("auto", 0, 1, 2):
+    if not isinstance(verbose, str | int) or verbose not in ("auto", 0, 1, 2):
         raise DataError(f"verbose={verbose!r}; it is 'auto', 0 (silent), 1 (a bar) or 2 (lines).")
     if verbose in (1, "auto") and sys.stderr.isatty():
         return [ProgressBar()]
     return [EpochLines()] if verbose in (1, 2) else []
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        raise no_attribute(__name__, name, _kinds())

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nnx.errors import CheckpointError, NnxError, ShapeError
-from nnx.files import replace_file
+from nnx.files import checked_path, is_endless, replace_file
 
 if TYPE_CHECKING:
     from nnx.nn import Module
@@ -205,20 +205,23 @@ def is_sound(path: Path) -> bool:
 
 
 def _content(path: Path) -> bytes:
+    named = checked_path(path)
+    if is_endless(named):
+        raise CheckpointError(f"{named!r} is a device or a pipe, and no file. Name a file.")
     try:
-        with open(path, "rb") as file:
+        with open(named, "rb") as file:
             return file.read()
     except FileNotFoundError:
         raise CheckpointError(
-            f"There is no file {os.fspath(path)!r} (from {os.getcwd()}). Check the path; "
-            f"model.save(path) writes one."
+            f"There is no file {named!r} (from {os.getcwd()}). Check the path; model.save(path) "
+            f"writes one, and nnx.callbacks.Checkpoint(path) one to go on from."
         ) from None
     except IsADirectoryError:
         raise CheckpointError(
-            f"{os.fspath(path)!r} is a folder. Name the file in it, such as model.safetensors."
+            f"{named!r} is a folder. Name the file in it, such as model.safetensors."
         ) from None
     except OSError as error:
-        raise CheckpointError(f"Cannot read {os.fspath(path)!r}: {error.strerror}.") from error
+        raise CheckpointError(f"Cannot read {named!r}: {error.strerror}.") from error
 
 
 _SIGNATURES = {

@@ -18,7 +18,10 @@ def _create(name: str, where: Where, dtype: Any, *arguments: Any, **settings: An
     on = find(where)
     native = on.native(dtypes.float32 if dtype is None else dtypes.as_dtype(dtype))
     function = on.backend.creation(name, on.index)
-    return Tensor(function(*arguments, dtype=native, **settings), on)
+    try:
+        return Tensor(function(*arguments, dtype=native, **settings), on)
+    except MemoryError as error:
+        raise on.out_of_memory(f"{name}{arguments} of {native}", error) from None
 
 
 def _checked(shape: Any) -> shapes.Shape:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nnx import dtypes
 from nnx.dtypes import DType
-from nnx.errors import DeviceError, DTypeError
+from nnx.errors import DeviceError, DTypeError, OutOfMemoryError
 from nnx.locks import hold_at_fork
 from nnx.op import OPS, recording
 
@@ -46,11 +46,13 @@ class Namespace:
         return getattr(self.raw, name)
 
 
-def bind_ops(namespace: Namespace, overrides: Any = None) -> dict[str, Callable[..., Any]]:
+def bind_ops(
+    namespace: Namespace, overrides: Any = None, adapt: Any = None
+) -> dict[str, Callable[..., Any]]:
     """Put every op into a namespace and return the kernels: op name to function.
 
     An op is the library's own function where it is a primitive, the backend's override where there
-    is one, else its ``eval`` over this same namespace.
+    is one, else its ``eval`` over this same namespace; ``adapt`` is `Backend.adapt`.
     """
     overrides = overrides or {}
     kernels: dict[str, Callable[..., Any]] = {}
@@ -61,6 +63,8 @@ def bind_ops(namespace: Namespace, overrides: Any = None) -> dict[str, Callable[
             kernel = getattr(namespace.raw, name, None) or functools.partial(op.eval, namespace)
         else:
             kernel = functools.partial(op.eval, namespace)
+        if adapt is not None:
+            kernel = adapt(name, kernel)
         kernels[name] = kernel
         # The standard's concat and stack take a list; only `apply` calls them with open inputs.
         if name not in ("concat", "stack"):
@@ -80,7 +84,7 @@ class Device:
         self.floating = {native for dtype, native in self._native.items() if dtype.is_floating}
         self.numeric = set(self._dtype_of) - {self._native[dtypes.bool_]}
         self.namespace = self._make_namespace()
-        raw = bind_ops(self.namespace, backend.overrides)
+        raw = bind_ops(self.namespace, backend.overrides, backend.adapt)
         self.kernels = {
             name: kernel if name in backend.trusted else backend.prepare(kernel, index)
             for name, kernel in raw.items()
@@ -180,6 +184,28 @@ class Device:
     def memory(self) -> dict[str, int]:
         """Return figures in bytes, such as used and total; empty where they are not known."""
         return self.backend.memory(self.index)  # type: ignore[no-any-return]
+
+    def release(self) -> None:
+        """Give memory that is kept for reuse back to the system."""
+        self.backend.release(self.index)
+
+    def out_of_memory(self, what: str, error: BaseException) -> OutOfMemoryError:
+        """Return the error for what found no memory: bytes asked and free, and what would help."""
+        if isinstance(error, OutOfMemoryError):
+            return error
+        found = OutOfMemoryError()
+        found.asked = self.backend.asked_bytes(error)
+        with contextlib.suppress(Exception):  # figures are asked of a device in distress
+            found.free = self.memory().get("free")
+        asked = f"asked for {found.asked:,} bytes" if found.asked else "found no memory"
+        free = f", {found.free:,} are free" if found.free is not None else ""
+        found.args = (
+            f"{what} {asked} on {self.name!r}{free}. Take a smaller batch, or a type of fewer "
+            f"bits; drop tensors that are no longer needed; end what else uses the device.",
+        )
+        # Their frames hold what the failed call had made.
+        error.__traceback__ = error.__context__ = None
+        return found
 
     def __repr__(self) -> str:
         return f"nnx.device({self.name!r})"

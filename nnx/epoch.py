@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from nnx.native import address
 from nnx.next_call import Repeat
+from nnx.places import address
 
 __all__ = ["Epoch", "Steps"]
 

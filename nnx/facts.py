@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nnx import random
@@ -30,6 +30,8 @@ Facts = Mapping[str, Any]
 
 HASHED = 1 << 19
 """How many numbers of each array of a data set go into its fingerprint."""
+SHOWN = 4
+"""How many differences between two networks are told."""
 PROBED_STEPS = [0, *(n * 10**k for k in range(7) for n in (1, 2, 5))]
 """At which steps the rates of two schedules are compared."""
 
@@ -81,6 +83,37 @@ def architecture(model: Module) -> str:
         return json.dumps(to_config(model))
     except CheckpointError:
         return ""
+
+
+def difference(name: str, there: Any, here: Any) -> str:
+    """Return how a fact differs; of described networks the first settings that do."""
+    if name == "network":
+        try:
+            found = list(_differing(json.loads(there), json.loads(here)))
+        except (TypeError, ValueError):  # code of the user's own
+            found = []
+        if found:
+            more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+            return f"network is not the same: {', '.join(found[:SHOWN])}{more}"
+    return f"{name} is {there} there and {here} here"
+
+
+def _differing(there: Any, here: Any, at: str = "") -> Iterator[str]:
+    """Yield where two descriptions part."""
+    if isinstance(there, dict) and isinstance(here, dict) and there.keys() == here.keys():
+        for key in here:
+            yield from _differing(there[key], here[key], f"{at}.{key}" if at else key)
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        for i, pair in enumerate(zip(there, here, strict=True)):
+            yield from _differing(*pair, f"{at}[{i}]")
+    elif isinstance(there, list) and isinstance(here, list):
+        yield f"{at} has {len(there)} there and {len(here)} here"
+    elif there != here:
+        yield f"{at} is {_kind(there)} there and {_kind(here)} here"
+
+
+def _kind(value: Any) -> Any:
+    return value.get("kind", value) if isinstance(value, dict) else value
 
 
 def _without_addresses(text: str) -> str:

@@ -5,9 +5,47 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
 
-from nnx.errors import CheckpointError
+from nnx.errors import CheckpointError, DataError
+
+
+def checked_path(path: str | os.PathLike[str]) -> str:
+    """Return a path as text. Raises: DataError for what names no file.
+
+    A number would be the descriptor of an open file, 1 that of standard output.
+    """
+    named = os.fspath(path) if isinstance(path, str | os.PathLike) else path
+    if not isinstance(named, str) or "\0" in named:
+        raise DataError(
+            f"A path is a text or a pathlib.Path, such as 'model.safetensors', got {path!r}."
+        )
+    return named
+
+
+def check_replaceable(path: str | os.PathLike[str]) -> None:
+    """Raise CheckpointError where `replace_file` could put no file, as far as one sees before."""
+    target = os.path.realpath(checked_path(path))
+    folder = os.path.dirname(target)
+    if is_endless(target):
+        raise _refusal(path, OSError(0, _ENDLESS), target)
+    if os.path.isdir(target) or not os.path.isdir(folder):
+        raise _refusal(path, OSError(), target)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _refusal(path, OSError(0, f"no file can be made in the folder {folder!r}"), target)
+
+
+def is_endless(path: str) -> bool:
+    """Return whether a device or a pipe is there: one may read from it for ever."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+_ENDLESS = "it is a device or a pipe, and no file"
 
 
 def replace_file(
@@ -19,7 +57,9 @@ def replace_file(
     ``keep_previous`` the file that it replaces stays, under the name of `previous_of`.
     Raises: CheckpointError where that fails; a file that was there before is as it was.
     """
-    target = os.path.realpath(path)
+    target = os.path.realpath(checked_path(path))
+    if is_endless(target):  # the rename would put a file in the place of /dev/null
+        raise _refusal(path, OSError(0, _ENDLESS), target)
     temporary = f"{target}.tmp"
     try:
         with _removed_on_error(temporary):
@@ -28,10 +68,7 @@ def replace_file(
                 _keep(target)
             os.replace(temporary, target)
     except OSError as error:
-        raise CheckpointError(
-            f"Cannot save {os.fspath(path)!r}: {_cause(error, target)}. A file that was there "
-            f"before is as it was."
-        ) from error
+        raise _refusal(path, error, target) from error
     try:
         _sync_folder(os.path.dirname(target))
     except OSError as error:
@@ -108,6 +145,13 @@ def _sync_folder(folder: str) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def _refusal(path: str | os.PathLike[str], error: OSError, target: str) -> CheckpointError:
+    return CheckpointError(
+        f"Cannot save {os.fspath(path)!r}: {_cause(error, target)}. A file that was there before "
+        f"is as it was."
+    )
 
 
 def _cause(error: OSError, target: str) -> str:

@@ -3,45 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import numbers
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from nnx import calibrate, creation, dtypes, optim
-from nnx.batches import (
-    ArrayData,
-    ClassWeight,
-    Data,
-    Place,
-    StreamData,
-    is_stream,
-    open_data,
-)  # fmt: skip
-from nnx.callbacks import Callback, History, Hooks, shown
+from nnx import optim
+from nnx.batches import ArrayData, ClassWeight, Data, Place, StreamData, is_stream, open_data
+from nnx.callbacks import Callback, History, Hooks, listed, shown
 from nnx.device import Device
 from nnx.device import device as open_device
-from nnx.errors import DataError, DeviceError, LabelError, NnxError, ShapeError
+from nnx.errors import DataError, told_in
 from nnx.facts import facts_of
-from nnx.loop import (
-    EVALUATION_ROWS,
-    Compiled,
-    Loop,
-    TrainingInterrupted,
-    losses_of,
-    measure,
-    mode,
-    name_of,
-)
+from nnx.loop import EVALUATION_ROWS, Compiled, Loop, TrainingInterrupted, measure, mode
+from nnx.metrics import Metric
 from nnx.nn import losses
 from nnx.nn.module import Module
-from nnx.ops.loss import binary_cross_entropy, check_classes, cross_entropy
-from nnx.outputs import Asked, Several, called, names_of, takes
-from nnx.resume import Saved, Training, read
+from nnx.outputs import Asked, Several, called, names_of
+from nnx.prepare import (
+    check_class_weight,
+    check_split,
+    go_where_it_was,
+    place_of,
+    probe,
+    settle_device,
+)
+from nnx.resume import Training, read
 from nnx.rows import array_data
 from nnx.tape import no_grad
-from nnx.tensor import Tensor, asarray
 from nnx.tree import flatten
 
 __all__ = ["TrainingInterrupted", "compile_model", "compiled", "evaluate", "fit", "predict"]
@@ -54,7 +42,7 @@ def compile_model(
     model: Module,
     optimizer: str | optim.Optimizer,
     loss: str | losses.Loss | Sequence[Any] | Mapping[str, Any],
-    metrics: str | Iterable[Any] = (),
+    metrics: str | Iterable[Any] | None = (),
     device: str | Device | None = None,
     *,
     loss_weights: Sequence[float] | Mapping[str, float] | None = None,
@@ -72,8 +60,9 @@ def compile_model(
     that cannot be used.
     """
     chosen = optim.get(optimizer)
-    one = isinstance(metrics, str | Mapping) or callable(metrics)
-    asked = Asked(loss, loss_weights, metrics if one else list(metrics)).checked()
+    if isinstance(metrics, Iterable) and not isinstance(metrics, str | Mapping | Metric):
+        metrics = list(metrics)
+    asked = Asked(loss, loss_weights, metrics or ()).checked()
     setup = Compiled(chosen, None, (), False, asked)
     outputs = getattr(model, "output_names", None)
     if outputs is not None:
@@ -99,163 +88,10 @@ def compiled(model: Module) -> Compiled:
     return found
 
 
-# Checks
-
-
 def _whole(name: str, value: Any, low: int) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < low:
         raise DataError(f"{name} is a whole number of {low} or more, got {value!r}.")
     return int(value)
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def _check_split(split: Any, validation_data: Any, x: Any) -> float:
-    if not (_is_real(split) and 0 <= split < 1):
-        raise DataError(f"validation_split is from 0 to below 1, got {split!r}.")
-    if split and validation_data is not None:
-        raise DataError("Give validation_data or validation_split, not both.")
-    if split and is_stream(x):
-        raise DataError(
-            "validation_split cuts the end off arrays, and x is an iterable of batches. Give "
-            "validation_data=(x, y)."
-        )
-    return float(split)
-
-
-def _check_class_weight(class_weight: Any, n_outputs: int) -> ClassWeight:
-    """Return weights of classes that exist; ``n_outputs`` is 0 where the network has several."""
-    if not n_outputs:
-        raise DataError("class_weight is for one output. Give sample_weight, one weight a row.")
-    n_classes = max(2, n_outputs)
-    if not isinstance(class_weight, dict) or not class_weight:
-        raise DataError(f"class_weight is a dict such as {{0: 1.0, 1: 5.0}}, got {class_weight!r}.")
-    for number, value in class_weight.items():
-        if not (_is_real(number) and number in range(n_classes)):
-            raise DataError(
-                f"class_weight has class {number!r}, which does not exist: the classes are 0 to "
-                f"{n_classes - 1}."
-            )
-        if not (_is_real(value) and 0 <= value < math.inf):
-            raise DataError(f"class_weight[{number}] is {value!r}; a weight is finite, 0 or more.")
-    return class_weight
-
-
-def _check_labels(loss: Any, prediction: Any, y: Any) -> None:
-    """Raise LabelError for the first of all targets that the loss would refuse in some batch."""
-    if isinstance(loss, Several):
-        for function, pair in zip(loss.functions, loss.paired(prediction, y), strict=True):
-            _check_labels(function, *pair)
-        return
-    if loss is not cross_entropy and loss is not binary_cross_entropy:
-        return
-    host = asarray(y.numpy(), device="numpy")
-    if loss is cross_entropy and y.ndim == prediction.ndim - 1:
-        if host.dtype.is_floating:
-            _refuse_float_labels(host.numpy())
-        check_classes(host.device.namespace, host.array, prediction.shape[-1])
-    elif y.shape[1:] == prediction.shape[1:]:
-        loss(creation.zeros(y.shape, device="numpy"), host)
-
-
-def _refuse_float_labels(labels: Any) -> None:
-    import numpy as np
-
-    bad = np.argwhere(labels != np.floor(labels))  # NaN differs from itself
-    place = tuple(int(i) for i in (bad[0] if len(bad) else (0,) * labels.ndim))
-    why = "class numbers are whole" if len(bad) else "class numbers are integers, not floats"
-    raise LabelError(
-        f"Label {labels[place]} at index {place[0] if len(place) == 1 else place} of type "
-        f"{labels.dtype}: {why}. Convert them: y.astype('int64'), or give rows of probabilities."
-    )
-
-
-def _probe(model: Module, setup: Compiled, data: Data, size: int) -> Any:
-    """Run model, loss and metrics on the first rows, so that what does not fit is told at once.
-
-    Builds the model if it was not built. Returns the predictions.
-    """
-    x, y, _ = data.head(size)
-    with no_grad(), mode(model, training=False):
-        prediction = called(model, x)
-        setup.settle(names_of(model, prediction))
-        if isinstance(data, ArrayData) and data.y is not None:
-            _check_labels(setup.loss, prediction, data.y)
-        value, parts = losses_of(setup.loss, prediction, y, None)
-        for metric in setup.metrics:
-            metric.finish(metric.measure(prediction, y))
-        if parts:
-            setup.loss.measure(prediction, y)
-    for one, function in zip([value, *parts], [setup.loss, *_functions(setup)], strict=True):
-        _check_number(one, function)
-    return prediction
-
-
-def _functions(setup: Compiled) -> Sequence[Any]:
-    return setup.loss.functions if isinstance(setup.loss, Several) else ()
-
-
-def _check_number(value: Any, loss: Any) -> None:
-    if not isinstance(value, Tensor) or value.size != 1 or value.shape:
-        shape = getattr(value, "shape", None)
-        raise ShapeError(
-            f"The loss {name_of(loss)} returned {type(value).__name__} of shape {shape}; it "
-            f"must return one number. Reduce it: losses.mean()."
-        )
-
-
-def _probe_validation(model: Module, setup: Compiled, data: Data, size: int) -> None:
-    try:
-        _probe(model, setup, data, size)
-    except NnxError as error:
-        raise type(error)(f"In the validation data: {error}") from None
-
-
-# Where
-
-
-def _place(model: Module) -> Place:
-    first = model._first_parameter()
-    dtype = first.dtype if first is not None else model._target_dtype or dtypes.float32
-    return Place(model.device, dtype, takes(model))
-
-
-def _settle_device(
-    model: Module, setup: Compiled, data: Data, size: int, jit: bool, verbose: Any
-) -> None:
-    """Do what device="auto" asked for: measure, move the model and the data, keep the report."""
-    tensors, rebuild = flatten(data.head(size))
-    host = [tensor.numpy() for tensor in tensors]
-
-    def make_step(name: str) -> calibrate.Step:
-        twin, optimizer = calibrate.copied(model, setup.optimizer)
-        twin.to(name).train()
-        optimizer.bind(twin)
-        batch = rebuild([asarray(part, device=name) for part in host])
-        step = Compiled(optimizer, setup.loss, (), False).step(twin, jit)
-        return lambda: step(*batch)
-
-    about = [
-        repr(model), [[list(p.shape), str(p.dtype)] for p in model.parameters()],
-        name_of(setup.loss), type(setup.optimizer).__name__, jit,
-        [[list(part.shape), str(part.dtype)] for part in host],
-    ]  # fmt: skip
-    report = calibrate.choose(make_step, about)
-    vars(model)["device_report"] = report
-    if verbose in (1, 2) or (verbose == "auto" and sys.stderr.isatty()):
-        print(f"device='auto' chose {report}", file=sys.stderr)
-    setup.auto = False
-    model.to(report.choice)
-    data.to(_place(model))
-
-
-def _go_where_it_was(model: Module, setup: Compiled, saved: Saved) -> None:
-    """Go on with the device that device="auto" chose, where it is here too."""
-    with contextlib.suppress(DeviceError):
-        model.to(open_device(saved.device))
-        setup.auto = False
 
 
 # The four functions
@@ -271,7 +107,7 @@ def fit(
     validation_data: Any = None,
     validation_split: float = 0.0,
     shuffle: bool = True,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Callback | Sequence[Callback] | None = (),
     verbose: Any = "auto",
     initial_epoch: int = 0,
     class_weight: ClassWeight | None = None,
@@ -300,41 +136,49 @@ def fit(
     On Ctrl-C the running step ends, what was learned is kept, and the KeyboardInterrupt that is
     raised, a `TrainingInterrupted`, says how to go on; a second Ctrl-C stops at once.
     Raises: before any parameter changes, DataError, LabelError, ShapeError or DTypeError for data
-    and settings that do not fit; NonFiniteError at the first loss that is NaN or infinite, with the
+    and settings that do not fit (of iterables and memory-mapped rows, before the step of a batch
+    that does not); NonFiniteError at the first loss that is NaN or infinite, with the
     parameters as they were before that step.
     """
     setup = compiled(model)
     size, last = _whole("batch_size", batch_size, 1), _whole("epochs", epochs, 1)
     first = _whole("initial_epoch", initial_epoch, 0)
+    if first > last:
+        raise DataError(
+            f"initial_epoch={first} and epochs={last}: epochs is where training ends, counted from "
+            f"0, and not how many follow. For 3 more: epochs={first + 3}."
+        )
     saved = None if resume is None else read(resume)
-    split = _check_split(validation_split, validation_data, x)
+    split = check_split(validation_split, validation_data, x)
     if saved is not None and setup.auto:
-        _go_where_it_was(model, setup, saved)
-    data = open_data(_place(model), x, y, sample_weight)
+        go_where_it_was(model, setup, saved)
+    data = open_data(place_of(model), x, y, sample_weight)
     validation: Data | None = None
     if split:
         assert isinstance(data, ArrayData)
         data, validation = data.split(split)
-    prediction = _probe(model, setup, data, size)
+    prediction = probe(model, setup, data, size)
     setup.optimizer.bind(model)
     given = data.weight if isinstance(data, ArrayData) else None
     if class_weight is not None:
         n_classes = 0 if isinstance(setup.loss, Several) else prediction.shape[-1]
-        data.weigh(_place(model), _check_class_weight(class_weight, n_classes))
+        data.weigh(place_of(model), check_class_weight(class_weight, n_classes))
     if setup.auto:
-        _settle_device(model, setup, data, size, bool(jit), verbose)
+        settle_device(model, setup, data, size, bool(jit), verbose)
         if validation is not None:
-            validation.to(_place(model))
-    if validation_data is not None:
-        validation = _open_pair(_place(model), validation_data)
-    if validation is not None:
-        _probe_validation(model, setup, validation, size)
+            validation.to(place_of(model))
+    with told_in("In the validation data"):
+        if validation_data is not None:
+            validation = _open_pair(place_of(model), validation_data)
+        if validation is not None:
+            probe(model, setup, validation, size)
     history = History()
     hooks = Hooks(
-        [history, *_several(callbacks), *shown(verbose)],
+        [history, *listed(callbacks), *shown(verbose)],
         model,
         {"epochs": last, "steps": data.steps(size), "verbose": verbose},
     )
+    hooks.check_figures(_figures(setup, validation))
     facts = facts_of(
         model, setup, size=size, shuffle=bool(shuffle), data=data, validation=validation,
         class_weight=class_weight, weight=given,
@@ -359,8 +203,9 @@ def fit(
     return history
 
 
-def _several(callbacks: Callback | Sequence[Callback]) -> Sequence[Callback]:
-    return [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
+def _figures(setup: Compiled, validation: Data | None) -> list[str]:
+    names = setup.figures()
+    return names if validation is None else [*names, *(f"val_{name}" for name in names)]
 
 
 def _open_pair(place: Place, validation_data: Any) -> Data:
@@ -369,7 +214,12 @@ def _open_pair(place: Place, validation_data: Any) -> Data:
     if is_stream(validation_data) and not several:
         return StreamData(place, validation_data)
     if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
-        raise DataError("validation_data is (x, y), (x, y, weights) or an iterable of batches.")
+        given = type(validation_data).__name__
+        if isinstance(validation_data, tuple | list):
+            given += f" of {len(validation_data)}"
+        raise DataError(
+            f"validation_data is (x, y), (x, y, weights) or an iterable of batches, got a {given}."
+        )
     return open_data(place, *validation_data)
 
 
@@ -380,7 +230,7 @@ def evaluate(
     batch_size: int = EVALUATION_ROWS,
     *,
     sample_weight: Any = None,
-    callbacks: Callback | Sequence[Callback] = (),
+    callbacks: Callback | Sequence[Callback] | None = (),
 ) -> dict[str, float]:
     """Return the loss and the metrics of a compiled model, by name, over all rows.
 
@@ -390,10 +240,10 @@ def evaluate(
     """
     setup = compiled(model)
     size = _whole("batch_size", batch_size, 1)
-    data = open_data(_place(model), x, y, sample_weight)
-    _probe(model, setup, data, size)
+    data = open_data(place_of(model), x, y, sample_weight)
+    probe(model, setup, data, size)
     params = {"epochs": 1, "steps": data.steps(size), "verbose": 0}
-    hooks = Hooks(_several(callbacks), model, params)
+    hooks = Hooks(listed(callbacks), model, params)
     with contextlib.closing(hooks):
         return measure(model, setup, data, size, hooks)
 
@@ -403,7 +253,7 @@ def predict(
     x: Any,
     batch_size: int = EVALUATION_ROWS,
     *,
-    callbacks: Callback | Sequence[Callback] = (),
+    callbacks: Callback | Sequence[Callback] | None = (),
 ) -> Any:
     """Return the model's outputs as a new NumPy array, one row a row of x; of several outputs as
     the list, tuple or dict of arrays that the model returns.
@@ -414,10 +264,10 @@ def predict(
     import numpy as np
 
     size = _whole("batch_size", batch_size, 1)
-    place = _place(model)
+    place = place_of(model)
     data: Data = StreamData(place, x, needs_targets=False) if is_stream(x) else array_data(place, x)
     params = {"epochs": 1, "steps": data.steps(size), "verbose": 0}
-    hooks = Hooks(_several(callbacks), model, params)
+    hooks = Hooks(listed(callbacks), model, params)
     parts = []
     with contextlib.closing(hooks), no_grad(), mode(model, training=False):
         for call in hooks.on_predict_begin:

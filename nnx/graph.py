@@ -13,7 +13,7 @@ from typing import Any
 from nnx import shapes
 from nnx.dtypes import DType
 from nnx.errors import TraceError
-from nnx.op import OPS, Attrs, Op
+from nnx.op import OPS, Attrs, Op, listed
 from nnx.scalar import Env, Scalar, Sizes, evaluator, resolve, text_of, value_of
 
 Place = tuple[str, int]
@@ -226,7 +226,11 @@ def interpret(graph: Graph, device: Any, arrays: Sequence[Any], env: Env) -> lis
         for eqn in graph.eqns:
             inputs = [operand(x, values, env) for x in eqn.inputs]
             attrs = {name: resolve(value, env) for name, value in eqn.attrs.items()}
-            values[eqn.out] = kernel_of(eqn.op, device)(*inputs, **attrs)
+            try:
+                values[eqn.out] = kernel_of(eqn.op, device)(*inputs, **attrs)
+            except MemoryError as error:
+                what = f"{eqn.op.name} of {listed(inputs)}"
+                raise device.out_of_memory(what, error) from None
     return [values[x] for x in graph.outputs]
 
 

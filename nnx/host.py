@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nnx import dtypes
-from nnx.errors import DataError, DTypeError
+from nnx.errors import DataError, DTypeError, NnxError
 
 
 def to_host(obj: Any, what: str = "asarray") -> Any:
@@ -21,6 +21,13 @@ def to_host(obj: Any, what: str = "asarray") -> Any:
     except ValueError as error:
         raise DataError(
             f"{what}: the rows do not form an array: {error}. Give every row the same length."
+        ) from None
+    except (TypeError, RuntimeError) as error:  # a torch tensor with a gradient, or of bfloat16
+        if isinstance(error, NnxError):
+            raise
+        raise DTypeError(
+            f"{what}: this {type(obj).__module__}.{type(obj).__name__} gives no NumPy array: "
+            f"{str(error).rstrip('.')}. Convert it first."
         ) from None
     except OverflowError as error:
         raise DTypeError(f"{what}: {error}. Give floats, or dtype='float64'.") from None

@@ -24,6 +24,7 @@ from nnx.graph import Graph, Var, interpret, pretty, typecheck
 from nnx.locks import renew_at_fork
 from nnx.native import LARGE, MISSED, Native
 from nnx.op import recording
+from nnx.precision import get_matmul_precision
 from nnx.scalar import Facts, Scalar, evaluator, made, text_of, value_of
 from nnx.tape import COMPILED
 from nnx.tensor import Tensor, asarray
@@ -392,9 +393,11 @@ class _Entry:
         claims = self.claim(env)
         try:
             tensors = self._run(inputs, env)
+        except MemoryError as error:
+            self._give_back(claims)
+            raise self.device.out_of_memory("A compiled step", error) from None
         except BaseException:
-            for generator, first, n in claims:
-                generator.give_back(first, n)
+            self._give_back(claims)
             raise
         for obj, name, value in self.setters:
             vars(obj)[name] = value(env)
@@ -409,6 +412,11 @@ class _Entry:
             env.update(zip(names, (seed, stream, block), strict=True))
             claims.append((generator, block, n))
         return claims
+
+    @staticmethod
+    def _give_back(claims: Sequence[tuple[Any, int, int]]) -> None:
+        for generator, first, n in claims:
+            generator.give_back(first, n)
 
     def repeat(self, call: _Call, args: Sequence[Any], env: dict[str, Any]) -> Any:
         """Return what serves the next call if it is like this one; None where there is no such."""
@@ -504,7 +512,7 @@ class Function:
 
     def _entry(self, call: _Call, args: Any) -> tuple[_Entry, dict[str, Any]]:
         device = self._device(call)
-        key = (device, call.structure, recording.on)
+        key = (device, call.structure, recording.on, get_matmul_precision())
         reason = "" if not self._entries else _new(call.structure, list(self._entries))
         entries = self._entries.setdefault(key, [])
         for entry in entries:

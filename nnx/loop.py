@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import math
 import signal
 import threading
@@ -12,10 +13,18 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from nnx import diagnose
-from nnx.batches import ArrayData, Batch, Data
+from nnx.batches import ArrayData, Batch, Data, StreamData
 from nnx.callbacks import History, Hooks, Logs
 from nnx.epoch import Epoch
-from nnx.errors import DataError, NonFiniteError
+from nnx.errors import (
+    DataError,
+    DTypeError,
+    LabelError,
+    NonFiniteError,
+    OutOfMemoryError,
+    ShapeError,
+    told_in,
+)
 from nnx.graph import CheckError
 from nnx.jit import Function, jit
 from nnx.metrics import Metric, Tally
@@ -33,6 +42,10 @@ from nnx.tree import flatten
 
 EVALUATION_ROWS = 256
 """The batch size without a tape, where more rows at once cost only memory."""
+
+
+OF_DATA = (DataError, DTypeError, LabelError, ShapeError)
+"""What a batch that does not fit raises."""
 
 
 Done = tuple[float, Tensor, Any, list[Tensor]]
@@ -66,6 +79,13 @@ class Compiled:
             self.loss, self.metrics = self.asked.single()
         else:
             self.loss, self.metrics = self.asked.several(names), ()
+
+    def figures(self) -> list[str]:
+        """Return the names of all that an epoch gives."""
+        if not isinstance(self.loss, Several):
+            return ["loss", *(metric.name for metric in self.metrics)]
+        each = [f"{name}_loss" for name in self.loss.names]
+        return ["loss", *each, *(m.name for found in self.loss.metrics for m in found)]
 
     def tally(self) -> Tally | SeveralTally:
         """Return what sums up the metrics batch by batch."""
@@ -236,8 +256,14 @@ def measure(
         for step, (x, y, weight) in enumerate(data.batches(size)):
             for call_at in hooks.on_test_batch_begin:
                 call_at(step, None)
-            prediction = called(model, x)
-            value, parts = losses_of(setup.loss, prediction, y, weight)
+            try:
+                prediction = called(model, x)
+                value, parts = losses_of(setup.loss, prediction, y, weight)
+            except OF_DATA:
+                if not isinstance(data, StreamData):
+                    raise
+                with told_in(f"Batch {step} of the iterable"):
+                    raise
             totals.add([value.item()], [[part.item()] for part in parts], n_rows(x))
             tally.add(prediction, y)
             for call_at in hooks.on_test_batch_end:
@@ -403,7 +429,16 @@ class Loop:
         n = n_rows(x)
         if suspect and not diagnose.all_finite(x):
             self._refuse_input(epoch, step, self._positions(order, first, n), x, y)
-        number, value, prediction, parts = self._step(x, y, weight)
+        try:
+            number, value, prediction, parts = self._step(x, y, weight)
+        except MemoryError as error:
+            self._no_memory(epoch, step, n, error)
+        except OF_DATA:
+            if not isinstance(self._data, StreamData | RowData):
+                raise  # looked at as a whole beforehand, so it is not of these rows
+            rows = _rows_text(self._positions(order, first, n), step, n)
+            with told_in(f"In epoch {epoch + 1} of {self._last}, step {step + 1} ({rows})"):
+                raise
         if not math.isfinite(number):
             self._not_finite(epoch, step, self._positions(order, first, n), x, y, value)
         return Block([number], n, prediction, y, [[part.item()] for part in parts])
@@ -437,7 +472,8 @@ class Loop:
         if self._validation is None:
             return {}
         size = max(self._size, EVALUATION_ROWS)
-        logs = measure(self._model, self._setup, self._validation, size, self._hooks)
+        with told_in("In the validation data"):
+            logs = measure(self._model, self._setup, self._validation, size, self._hooks)
         return {f"val_{name}": value for name, value in logs.items()}
 
     # What stops it
@@ -479,21 +515,38 @@ class Loop:
                 f"gradient would not. The parameters are as they were before this step."
             )
 
+    def _no_memory(self, epoch: int, step: int, n: int, error: MemoryError) -> NoReturn:
+        """Let go of what the step had made, and say where memory ran out."""
+        self._setup.optimizer.zero_grad()
+        error.__traceback__ = error.__context__ = None  # their frames hold the tape
+        gc.collect()
+        self._model.device.release()
+        found = OutOfMemoryError(
+            f"In epoch {epoch + 1} of {self._last}, step {step + 1}, with a batch of {n} rows: "
+            f"{error} The parameters are as they were before this step. Here, batch_size below "
+            f"{self._size} takes less."
+        )
+        found.asked, found.free = getattr(error, "asked", None), getattr(error, "free", None)
+        raise found from None
+
     def _not_finite(
         self, epoch: int, step: int, rows: Any, x: Any, y: Any, value: Tensor
     ) -> NoReturn:
-        n, steps = n_rows(x), self._data.steps(self._size)
-        if rows is None:
-            named = f"the {n} rows of batch {step} of the iterable"
-        else:
-            named = f"rows {', '.join(str(row) for row in rows[:8])}"
-            named += f", ... of x, {n} in all" if n > 8 else " of x"
+        steps, named = self._data.steps(self._size), _rows_text(rows, step, n_rows(x))
         cause = diagnose.first_bad(self._model, x, y, rows, value)
         raise NonFiniteError(
             f"The loss became {value.item()} in epoch {epoch + 1} of {self._last}, step {step + 1}"
             f"{f' of {steps}' if steps else ''} ({named}). First bad: {cause}. The parameters are "
             f"as they were before this step. {_advice(self._setup.optimizer)}"
         )
+
+
+def _rows_text(rows: Any, step: int, n: int) -> str:
+    """Return what messages call the rows of a step; their positions are None in an iterable."""
+    if rows is None:
+        return f"the {n} rows of batch {step} of the iterable"
+    named = f"rows {', '.join(map(str, rows[:8]))}"
+    return named + (f", ... of x, {n} in all" if n > 8 else " of x")
 
 
 def _advice(optimizer: Optimizer) -> str:

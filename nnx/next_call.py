@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from ctypes import addressof
 from typing import TYPE_CHECKING, Any
 
-from nnx.native import HOST, LARGE, MISSED, element_of
+from nnx.native import LARGE, MISSED
 from nnx.op import changes, recording
+from nnx.places import HOST, element_of
 from nnx.scalar import names_in
 from nnx.tensor import Tensor, writes
 from nnx.watch import ids

@@ -425,12 +425,20 @@ def _raise_mixed(op: Op, inputs: tuple[Any, ...]) -> NoReturn:
     )
 
 
+def listed(inputs: Sequence[Any]) -> str:
+    """Return the types and shapes of the arrays and tensors among an op's inputs, in words."""
+    return ", ".join(f"{x.dtype} {tuple(x.shape)}" for x in inputs if hasattr(x, "dtype"))
+
+
 def explain(op: Op, inputs: tuple[Any, ...], attrs: Attrs, error: Exception) -> NoReturn:
     """Raise what stopped an op as an nnx error: by its shape rule if that refuses too."""
     if isinstance(error, ShapeError) and not str(error).startswith(op.name):
         raise ShapeError(f"{op.name}: {error}") from None
     if isinstance(error, NnxError):
         raise error
+    if isinstance(error, MemoryError):
+        where = next(x.device for x in inputs if isinstance(x, _tensor_class))
+        raise where.out_of_memory(f"{op.name} of {listed(inputs)}", error) from None
     shapes = [
         x.shape if isinstance(x, _tensor_class) else None if x is None else () for x in inputs
     ]
@@ -441,8 +449,8 @@ def explain(op: Op, inputs: tuple[Any, ...], attrs: Attrs, error: Exception) -> 
     except TypeError:
         pass  # the rule cannot say more about what has no shape
     if isinstance(error, TypeError | OverflowError | NotImplementedError | ValueError):
-        listed = ", ".join(
+        given = ", ".join(
             f"{x.dtype} {x.shape}" if isinstance(x, _tensor_class) else repr(x)[:40] for x in inputs
         )
-        raise DTypeError(f"{op.name} does not take ({listed}) with {attrs}: {error}") from error
+        raise DTypeError(f"{op.name} does not take ({given}) with {attrs}: {error}") from error
     raise error

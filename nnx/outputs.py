@@ -102,7 +102,7 @@ class Asked(NamedTuple):
 
     def checked(self) -> Asked:
         """Return it after looking up every name. Raises: DataError for unknown ones."""
-        for loss in _each(self.loss):
+        for loss in _each(self.loss) or [self.loss]:
             losses.get(loss)
         for metric in _each(self.metrics):
             nnx_metrics.get(metric)

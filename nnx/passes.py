@@ -303,6 +303,8 @@ def replaced_by_values(graph: Graph, updates: dict[int, int]) -> Graph:
 def prepared(graph: Graph, device: Device) -> Graph:
     """Return the graph as the emitters take it."""
     graph = common_subexpressions(dead_code(graph))
-    lowered = common_subexpressions(lower(graph, device))
+    whole = device.backend.compiled
+    kept = (lambda name: _is_kept(name) or name in whole) if whole else None
+    lowered = common_subexpressions(lower(graph, device, kept))
     lowered = common_subexpressions(simplified(lowered))
     return factors_in_memory(dead_code(lowered))

@@ -83,9 +83,20 @@ class Planned:
             try:
                 return step(arrays, env)
             except CheckError:  # which knows less than eager mode
-                pass
+                found_no_memory = False
+            except MemoryError:  # op by op it is said which one, or goes through
+                found_no_memory = True
+            if found_no_memory:
+                return self._interpreted(arrays, env)
         interpret(self._traced, self._device, arrays, env)
         raise TraceError("A check of the compiled function failed that eager mode does not make.")
+
+    def _interpreted(self, arrays: Sequence[Any], env: Env) -> list[Any]:
+        """Run op by op, in no memory but that of the results. Raises: OutOfMemoryError."""
+        self._steps.clear()
+        self._memory.clear()
+        self._device.release()
+        return interpret(self._traced, self._device, arrays, env)
 
     @property
     def calls(self) -> list[Eqn]:

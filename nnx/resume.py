@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nnx import checkpoint, random
 from nnx.batches import Data
 from nnx.errors import CheckpointError, NnxError
-from nnx.facts import Facts, architecture
-from nnx.files import previous_of
+from nnx.facts import Facts, architecture, difference
+from nnx.files import checked_path, previous_of
 from nnx.outputs import Totals
 from nnx.plain import on_device, packed, unpacked
 from nnx.random import Generator
@@ -161,9 +161,7 @@ class Training:
             here["seed"] = there["seed"]
             differing.remove("seed")
         if differing:
-            named = "; ".join(
-                f"{name} is {there.get(name)} there and {here[name]} here" for name in differing
-            )
+            named = "; ".join(difference(name, there.get(name), here[name]) for name in differing)
             raise CheckpointError(
                 f"{saved.path} is of another training: {named}. To go on, give the same as when it "
                 f"was begun; else train anew."
@@ -276,7 +274,7 @@ def read(path: Path) -> Saved:
     A warning then names both. Raises: CheckpointError where neither is sound, and for a file that
     is no training, or one of a newer nnx.
     """
-    named, found = os.fspath(path), previous_of(path)
+    named, found = checked_path(path), previous_of(path)
     try:
         content = checkpoint.read_tensors(path)
     except CheckpointError as error:

@@ -1,24 +1,25 @@
 """Data sets that are larger than memory: host arrays of which a batch at a time is read.
 
-A memory-mapped file of some size is read so, and an array whose copy on the device would not fit
-beside it. The rows, their order and the results are those of a data set held whole.
+A memory-mapped file of some size is read so by a CPU device, and an array whose copy would not fit
+into the device's memory by any: `Backend.resident` says so, `Backend.uploads` sends the batches.
+The rows, their order and the results are those of a data set held whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import collections
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from nnx import dtypes
-from nnx.batches import ArrayData, Batch, ClassWeight, Place, _by_class, check_partners
+from nnx.batches import ArrayData, Batch, ClassWeight, Place, by_class, check_partners, taking
 from nnx.device import Device
+from nnx.host import to_host
 from nnx.tensor import Tensor, asarray
 from nnx.tree import flatten
 
 MAPPED_BYTES = 64 << 20
 """A memory-mapped array below this is held as any other: steps then run in native blocks."""
-SHARE = 0.25
-"""Of the memory of its device a copy may take this part."""
 BLOCK = 1 << 16
 
 
@@ -59,7 +60,7 @@ class RowData(ArrayData):
             own = None if self.weight is None else Tensor(self.weight.array[rows], place.device)
             targets = self._y[rows]
             y = place.targets(targets, len(targets))
-            parts.append(_by_class(place, y, own, class_weight).numpy())
+            parts.append(by_class(place, y, own, class_weight).numpy())
         self.weight = place.weights(np.concatenate(parts), self.rows)
 
     def _part(self, rows: slice) -> RowData:
@@ -79,29 +80,49 @@ class RowData(ArrayData):
         """Return the inputs and the targets whole, as host arrays where they are such."""
         return self._x, self.y if self._y is None else self._y
 
-    def cutter(self, size: int, order: Any = None) -> Callable[[int], Batch]:
-        """Return a function from a step's number to its batch."""
+    def head(self, n: int) -> Batch:
+        """Return the first rows."""
+        return next(self._read([slice(0, min(n, self.rows))], sliced=True))
+
+    def batches(self, size: int, order: Any = None, first: int = 0) -> Iterator[Batch]:
+        """Yield the batches from one on, of the rows in the order given as a host array."""
+        spans = (
+            slice(step * size, min((step + 1) * size, self.rows))
+            for step in range(first, self.steps(size))
+        )
+        if order is None:
+            return self._read(spans, sliced=True)
+        return self._read((order[span] for span in spans), sliced=False)
+
+    def _read(self, places: Iterable[Any], sliced: bool) -> Iterator[Batch]:
+        """Yield a batch for each slice or array of rows; a device may be sent the next ahead."""
+        import numpy as np
+
         place = self._place
-        device = place.device
-        take = device.kernels["take"]
-
+        device, backend = place.device, place.device.backend
         columns, rebuild = flatten((self.y, self.weight))
+        take, held = taking(device), collections.deque[Any]()
+        sources = [self._x] if self._y is None else [self._x, self._y]
+        wanted = [place.inputs(self._x[:1])]
+        if self._y is not None:
+            wanted.append(place.targets(self._y[:1], 1))
 
-        def cut(step: int) -> Batch:
-            rows: Any = slice(step * size, min((step + 1) * size, self.rows))
-            if order is None:
+        def hosts() -> Iterator[list[Any]]:
+            for rows in places:
+                held.append(rows)
+                yield [np.ascontiguousarray(to_host(source[rows])) for source in sources]
+
+        natives = [device.native(tensor.dtype) for tensor in wanted]
+        for arrays in backend.uploads(hosts(), natives, device.index):
+            rows = held.popleft()
+            if sliced:
                 parts = [column.array[rows, ...] for column in columns]
             else:
-                rows = order[rows]
-                at = asarray(rows, device=device).array
-                parts = [take(column.array, at, axis=0) for column in columns]
+                at = asarray(rows, device=device).array if columns else None
+                parts = [take(column.array, at) for column in columns]
             y, weight = rebuild([Tensor(part, device) for part in parts])
-            x = place.inputs(self._x[rows])
-            if self._y is not None:
-                y = place.targets(self._y[rows], x.shape[0])
-            return x, y, weight
-
-        return cut
+            x, *targets = (Tensor(array, device) for array in arrays)
+            yield x, targets[0] if targets else y, weight
 
 
 def array_data(place: Place, x: Any, y: Any = None, weight: Any = None) -> ArrayData:
@@ -117,7 +138,11 @@ def reads_by_rows(place: Place, array: Any) -> bool:
         return False
     if array.dtype.kind not in "biuf":
         return False
-    return _is_mapped(array) or _copied_bytes(place, array) > SHARE * _memory_bytes(place)
+    backend = place.device.backend
+    if backend.on_host and _is_mapped(array):
+        return True
+    copied = _copied_bytes(place, array)
+    return copied > 0 and not backend.resident(copied, place.device.index)
 
 
 def _is_mapped(array: Any) -> bool:
@@ -139,9 +164,3 @@ def _copied_bytes(place: Place, array: Any) -> int:
     if stays and dtypes.as_dtype(array.dtype) is wanted and array.dtype.isnative:
         return 0
     return int(array.size * (wanted.bits // 8))
-
-
-def _memory_bytes(place: Place) -> float:
-    """Return the size of the device's memory; infinity where it is not known."""
-    hardware = place.device.backend.devices()[place.device.index]
-    return hardware.memory_bytes or float("inf")

@@ -16,7 +16,7 @@ from nnx import creation, dtypes, ops, shapes
 from nnx.device import Device, Namespace
 from nnx.dtypes import DType
 from nnx.errors import DTypeError, GradientError, ShapeError
-from nnx.op import OPS, Node, recording
+from nnx.op import OPS, Node, listed, recording
 from nnx.tensor import Tensor, asarray
 
 _by_sequence = operator.attrgetter("sequence")
@@ -144,39 +144,43 @@ def sweep(
     leads = None if wanted is None else _leading_to(nodes, wanted)
     inputs: Sequence[Any]
     rules: tuple[Any, ...]
-    for node in nodes:
-        g = grads.pop(id(node), None)
-        if g is None:
-            continue
-        if over_tensors:
-            xp, inputs, out = _OVER_TENSORS, node.inputs, Tensor(node.out, node.device)
-            out.node, out.requires_grad = node, True
-        else:
-            xp, inputs, out = node.device.namespace, node.arrays or (), node.out
-        vjp, attrs = node.op.vjp, node.attrs
-        if isinstance(vjp, tuple):
-            rules, together = vjp, ()
-        else:
-            rules, together = (), vjp(xp, g, out, *inputs, **attrs)  # type: ignore[misc]
-        for i in node.tracked:
-            x = node.inputs[i]
-            key = id(x) if x.node is None else id(x.node)
-            if leads is not None and key not in leads:
+    try:
+        for node in nodes:
+            g = grads.pop(id(node), None)
+            if g is None:
                 continue
-            if rules:
-                rule = rules[i]
-                share = None if rule is None else rule(xp, g, out, *inputs, **attrs)
+            if over_tensors:
+                xp, inputs, out = _OVER_TENSORS, node.inputs, Tensor(node.out, node.device)
+                out.node, out.requires_grad = node, True
             else:
-                share = together[i]
-            if share is None:
-                continue
-            array = x if over_tensors else x.array
-            if share.shape != array.shape:
-                share = _unbroadcast(xp, share, tuple(array.shape))
-            if share.dtype != array.dtype:
-                share = xp.astype(share, array.dtype)
-            held = grads.get(key)
-            grads[key] = share if held is None else xp.add(held, share)
+                xp, inputs, out = node.device.namespace, node.arrays or (), node.out
+            vjp, attrs = node.op.vjp, node.attrs
+            if isinstance(vjp, tuple):
+                rules, together = vjp, ()
+            else:
+                rules, together = (), vjp(xp, g, out, *inputs, **attrs)  # type: ignore[misc]
+            for i in node.tracked:
+                x = node.inputs[i]
+                key = id(x) if x.node is None else id(x.node)
+                if leads is not None and key not in leads:
+                    continue
+                if rules:
+                    rule = rules[i]
+                    share = None if rule is None else rule(xp, g, out, *inputs, **attrs)
+                else:
+                    share = together[i]
+                if share is None:
+                    continue
+                array = x if over_tensors else x.array
+                if share.shape != array.shape:
+                    share = _unbroadcast(xp, share, tuple(array.shape))
+                if share.dtype != array.dtype:
+                    share = xp.astype(share, array.dtype)
+                held = grads.get(key)
+                grads[key] = share if held is None else xp.add(held, share)
+    except MemoryError as error:
+        what = f"The gradient of {node.op.name} of {listed(node.inputs)}"
+        raise node.device.out_of_memory(what, error) from None
 
 
 def _leading_to(nodes: list[Node], wanted: set[int]) -> set[int]:

@@ -186,12 +186,14 @@ class Tensor:
             raise GradientError("A tensor with a history is not copied deeply: x.detach() first.")
         result = object.__new__(type(self))
         result.__dict__.update(self.__dict__)
-        result.array = self.device.namespace.raw.asarray(self.array, copy=True)
+        with self.device.scope():
+            result.array = self.device.namespace.raw.asarray(self.array, copy=True)
         memo[id(self)] = result
         return result
 
     def __dlpack__(self, **options: Any) -> Any:
-        return _with_dlpack(self.array).__dlpack__(**options)
+        with self.device.scope():
+            return _with_dlpack(self.array).__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return _with_dlpack(self.array).__dlpack_device__()  # type: ignore[no-any-return]
@@ -439,6 +441,8 @@ def asarray(
         obj = obj.numpy()
     elif isinstance(obj, list | tuple) and recording.on:
         _check_untracked(obj)
+    elif (home := elsewhere(obj)) is not None:
+        return _adopted(obj, home, wanted, where, copy)
     if recording.trace is not None:
         obj = recording.trace.host(obj)
     host = to_host(obj)
@@ -452,7 +456,10 @@ def asarray(
     native = where.native(wanted)
     if host.dtype.kind in "iu" and wanted.kind in ("int", "uint") and dtype is None:
         _check_fits(host, wanted, where)
-    array = where.backend.asarray(host.copy() if copy else host, native, where.index)
+    try:
+        array = where.backend.asarray(host.copy() if copy else host, native, where.index)
+    except MemoryError as error:
+        raise where.out_of_memory(f"A copy of {host.dtype} {host.shape}", error) from None
     if copy is False and getattr(array, "base", None) is not obj and array is not obj:
         raise DataError(
             f"asarray(copy=False): data of type {host.dtype} cannot be shared with "
@@ -494,13 +501,65 @@ def _check_fits(host: Any, wanted: DType, where: Device) -> None:
 
 def _device_of(obj: Any, named: str | Device | None) -> Device:
     if named is None:
-        return obj.device if isinstance(obj, Tensor) else default_device()
+        return obj.device if isinstance(obj, Tensor) else elsewhere(obj) or default_device()
     return device(named)
+
+
+HOST_TYPES = (1, 3, 11)
+"""DLPack's types of memory that the host reads: its own, and what CUDA and ROCm have pinned."""
+
+
+def elsewhere(obj: Any) -> Device | None:
+    """Return the device whose memory another library's array lies in; None for the host's.
+
+    Raises: DeviceError where no device of nnx reads that memory, or the one that does cannot be
+    used.
+    """
+    if type(obj).__module__ == "numpy" or isinstance(obj, _HOST_CLASSES):
+        return None
+    if not hasattr(obj, "__dlpack_device__"):
+        return None
+    kind, index = (int(part) for part in obj.__dlpack_device__())
+    if kind in HOST_TYPES:
+        return None
+    import nnx.backends as backends
+
+    for name in backends.names():
+        if name not in backends.broken():
+            at = backends.load(name).dlpack_index(kind, index)
+            if at is not None:
+                return device(f"{name}:{at}")
+    raise DeviceError(
+        f"An array of {type(obj).__module__} lies on a device of DLPack's type {kind}, whose "
+        f"memory no device of nnx reads. Copy it to the host first."
+    )
+
+
+_HOST_CLASSES = (Tensor, list, tuple, float, int)
+
+
+def _adopted(
+    obj: Any, home: Device, wanted: DType | None, where: Device, copy: bool | None
+) -> Tensor:
+    """Return another library's array as a tensor: its memory on its device, else a copy."""
+    array = home.backend.from_dlpack(obj, home.index)
+    found = Tensor(array, home)
+    if copy is False and (where is not home or wanted not in (None, found.dtype)):
+        raise DataError(
+            f"asarray(copy=False): an array of {found.dtype} on {home.name!r} cannot be shared "
+            f"with {where.name!r} as {wanted or found.dtype}. Leave copy out."
+        )
+    if where is not home:
+        found = found.to(where)
+    elif copy:
+        found = elementwise.positive(found)
+    return found if wanted in (None, found.dtype) else layout.astype(found, wanted)
 
 
 def _joining(obj: Any, where: Device | None) -> Tensor:
     """Return host data as a tensor beside the others of an op; it may not cross to a GPU."""
-    if where is not None and not where.backend.on_host and len(getattr(obj, "shape", ())):
+    crosses = where is not None and not where.backend.on_host and len(getattr(obj, "shape", ()))
+    if where is not None and crosses and elsewhere(obj) is not where:
         raise DeviceError(
             f"An array of the host met one on {where.name!r}. Arrays never move between devices "
             f"inside an operation: nnx.asarray(x, device={where.name!r}) first."

@@ -4,7 +4,7 @@ import contextlib
 
 import numpy as np
 
-from nnx.native import HostArrays
+from nnx.places import HostArrays
 from tests.cuda_on_cpu import Module
 
 THREADS = 256
@@ -75,17 +75,30 @@ class Machine:
         module.launch(name, blocks, THREADS, arguments, order=self.order)
         self.launches += 1
 
+    def keeps_nan(self, dtype, compute):
+        return True
+
     def multiply(self, p):
+        """Multiply in the precision of the factors, and sum in float32 or wider."""
         if self._later(self.multiply, p):
             return
         self.products += 1
+        wide = "float64" if p.dtype == "float64" else "float32"
         for i in range(p.count):
-            left = _matrix(p.left, i * p.left_step, p.m, p.k, p.left_leading, p.left_transposed, p)
+            left = _matrix(
+                p.left, i * p.left_step, p.m, p.k, p.left_leading, p.left_transposed, p.dtype
+            )
             right = _matrix(
-                p.right, i * p.right_step, p.k, p.n, p.right_leading, p.right_transposed, p
+                p.right, i * p.right_step, p.k, p.n, p.right_leading, p.right_transposed, p.dtype
             )
             with np.errstate(all="ignore"):
-                _matrix(p.out, i * p.m * p.n, p.m, p.n, p.n, False, p)[...] = left @ right
+                out = _values(left, p.dtype, wide) @ _values(right, p.dtype, wide)
+                if p.epilogue != "none":
+                    out = out + _values(_vector(p.bias, p.n, p.out_dtype), p.out_dtype, wide)
+                if p.epilogue == "relu_bias":
+                    out = np.maximum(out, 0)
+            place = _matrix(p.out, i * p.m * p.n, p.m, p.n, p.n, False, p.out_dtype)
+            place[...] = _bits(out, p.out_dtype)
 
     def copy(self, target, source, n):
         if self._later(self.copy, target, source, n):
@@ -117,10 +130,37 @@ def _bytes(address, n):
     return np.asarray(_At(address, n))
 
 
-def _matrix(address, offset, rows, columns, leading, transposed, p):
+STORED = {"bfloat16": np.dtype(np.uint16)}
+
+
+def _stored(dtype):
+    return STORED.get(dtype) or np.dtype(dtype)
+
+
+def _vector(address, n, dtype):
+    return _bytes(address, n * _stored(dtype).itemsize).view(_stored(dtype))
+
+
+def _matrix(address, offset, rows, columns, leading, transposed, dtype):
     if transposed:
-        return _matrix(address, offset, columns, rows, leading, False, p).T
-    width = np.dtype(p.dtype).itemsize
+        return _matrix(address, offset, columns, rows, leading, False, dtype).T
+    width = _stored(dtype).itemsize
     n = (rows - 1) * leading + columns
-    flat = _bytes(address + offset * width, n * width).view(p.dtype)
+    flat = _vector(address + offset * width, n, dtype)
     return np.lib.stride_tricks.as_strided(flat, (rows, columns), (leading * width, width))
+
+
+def _values(array, dtype, wide):
+    """Return stored numbers as floats."""
+    if dtype == "bfloat16":
+        array = (np.ascontiguousarray(array).astype(np.uint32) << 16).view(np.float32)
+    return array.astype(wide)
+
+
+def _bits(array, dtype):
+    """Return floats as they are stored, rounded to even."""
+    if dtype != "bfloat16":
+        return array.astype(dtype)
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(array), np.uint16(0x7FC0), rounded)

@@ -466,7 +466,8 @@ def test_array_without_arithmetic_does_raise():
 # What imports what
 
 LAYERS = (
-    {"errors", "memory"}, {"scalar", "threads", "locks"}, {"dtypes"}, {"shapes"}, {"op"}, {"ops"},
+    {"errors", "memory", "places"}, {"scalar", "threads", "locks"}, {"dtypes"}, {"shapes"},
+    {"op"}, {"ops", "precision"},
     {"device", "host", "philox"}, {"tensor"}, {"creation", "tree", "random"},
     {"standard", "tape"}, {"autodiff"}, {"graph"}, {"trace"}, {"passes"}, {"watch"}, {"native"},
     {"execute", "planned", "costs"}, {"jit"}, {"rates", "restore"},
@@ -475,10 +476,12 @@ LAYERS = (
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 FIT = RANK["fit"]  # a module that is not named above may use all that fit may
 OUTSIDE = {"numba", "cupy", "matplotlib", "rich", "safetensors", "torch", "jax", "scipy"}
-FOR_A_BACKEND = {"errors", "dtypes", "shapes", "op", "device", "backends", "kernels"}
+FOR_A_BACKEND = {
+    "errors", "dtypes", "shapes", "op", "device", "precision", "backends", "kernels",
+}  # fmt: skip
 FOR_A_KERNEL = {
     "errors", "dtypes", "shapes", "scalar", "op", "ops", "graph", "passes", "memory", "philox",
-    "files", "locks", "backends", "kernels",
+    "files", "locks", "places", "precision", "backends", "kernels",
 }  # fmt: skip
 
 
@@ -529,8 +532,8 @@ def test_imports_point_one_way(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_heavy_library_is_imported_at_the_top(path):
     tops = {module.partition(".")[0] for module in imports(path)}
-    # The twins are made of Numba's parts; the module is imported when something is compiled.
-    allowed = {"numba"} if path.name == "intrinsics.py" else set()
+    # Made of these libraries' parts; the modules are imported when something is compiled.
+    allowed = {"intrinsics.py": {"numba"}, "cuda_machine.py": {"cupy"}}.get(path.name, set())
     assert not tops & OUTSIDE - allowed
     core = {
         "op",

@@ -17,6 +17,7 @@ import safetensors.numpy
 
 import nnx
 from nnx import checkpoint, nn
+from nnx.callbacks import Checkpoint, CSVLogger, JSONLinesLogger
 from nnx.errors import CheckpointError, DataError
 
 ARRAYS = {
@@ -236,6 +237,29 @@ def test_missing_file_and_folder(tmp_path):
     with pytest.raises(CheckpointError, match="there is no folder"):
         built().save(tmp_path / "none" / "m.safetensors")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("path", [True, 2, None, b"m.safetensors", "a\0b", object()])
+def test_what_is_no_path_is_told(path):
+    """A number would be the descriptor of an open file: reading would close standard output."""
+    model = built()
+    for use in (nn.load, model.load, model.save, Checkpoint, CSVLogger, JSONLinesLogger):
+        with pytest.raises(DataError, match="A path is a text or a pathlib.Path"):
+            use(path)
+    if path is not None:
+        model.compile("sgd", "mse")
+        with pytest.raises(DataError, match="A path is a text or a pathlib.Path"):
+            model.fit(np.zeros((2, 4)), np.zeros((2, 3)), resume=path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_devices_and_pipes_are_neither_read_nor_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for use in (nn.load, built().save, built().load):
+        with pytest.raises(CheckpointError, match="is a device or a pipe, and no file"):
+            use(pipe)
+    assert pipe.is_fifo() and os.listdir(tmp_path) == ["pipe"]
 
 
 def rewritten(path, change):

@@ -6,6 +6,7 @@ After a change that is meant, ``python -m tests.test_docs`` writes what the prog
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 from importlib import util
@@ -41,6 +42,17 @@ def blocks(page):
 
 
 RUNNING = [page for page in PAGES if blocks(page)]
+
+
+def unlike(page, folder):
+    """Return the pictures of a page that its programs draw otherwise; the device may vary."""
+    return [
+        path.name
+        for path in folder.glob("*.svg")
+        if (kept := page.parent / path.name).is_file()
+        and re.sub(r"device \w+", "", path.read_text("utf-8"))
+        != re.sub(r"device \w+", "", kept.read_text("utf-8"))
+    ]
 
 
 def printed(page, folder):
@@ -86,6 +98,7 @@ def test_programs_print_what_the_page_says(page, tmp_path):
     for (code, shown), came in zip(blocks(page), printed(page, tmp_path), strict=True):
         same = alike(shown, came, figures=name_of(page) != SHELL)
         assert same, f"{name_of(page)}\n{code}\nshown:\n{shown}\nprinted:\n{came}"
+    assert not unlike(page, tmp_path), "python -m tests.test_docs draws it anew"
 
 
 @pytest.mark.parametrize(
@@ -116,6 +129,45 @@ def test_every_program_is_one_that_runs_or_parses(page):
     assert {kind for _, kind in fences} <= {"python", "py", "sh", "text", "toml", "names", ""}
     for code in re.findall(r"^```py\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
         ast.parse(code)  # programs of other libraries
+
+
+ELSEWHERE = ("python -m pip install", "python -m pytest", "mkdocs ", "ruff ")
+"""How lines begin that are no commands of nnx: these are run when the repository is checked."""
+
+
+def shell_lines():
+    """Return the commands of all pages whose commands are not run, with where they stand."""
+    for page in [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]:
+        if page.is_relative_to(DOCS) and name_of(page) == SHELL:
+            continue
+        for code in re.findall(r"^```sh\n(.*?)^```$", page.read_text("utf-8"), re.DOTALL | re.M):
+            for line in code.splitlines():
+                for command in line.partition(" #")[0].split(" && "):
+                    yield page.name, command.strip()
+
+
+@pytest.mark.parametrize(("page", "command"), sorted(set(shell_lines())))
+def test_commands_that_are_not_run_are_there_with_their_options(page, command):
+    import typer
+
+    from nnx.cli.app import app
+
+    if command.startswith(("mypy", *ELSEWHERE)):
+        return
+    program, name, *words = shlex.split(command)
+    assert program == "nnx"
+    group = typer.main.get_command(app)
+    context = group.make_context("nnx", [name, *words])
+    group.resolve_command(context, [name])[1].make_context(name, words, parent=context)
+
+
+def test_lessons_are_pages_and_programs():
+    lessons = {page.stem.replace("-", "_") for page in (DOCS / "lessons").glob("*.md")}
+    programs = {path.stem for path in (ROOT / "examples").glob("*.py")}
+    assert lessons - {"counting"} == programs - {"count_ops"}
+    for page in (DOCS / "lessons").glob("*.md"):
+        found = re.findall(r"`examples/(\w+)\.py`", page.read_text("utf-8"))
+        assert found and set(found) <= programs, page.name
 
 
 # Links
@@ -248,6 +300,8 @@ def test_site_builds_and_asks_no_other_host(tmp_path):
 def update(page, folder):
     """Write what the programs of a page print into it."""
     results = iter(printed(page, folder))
+    for name in unlike(page, folder):
+        (page.parent / name).write_text((folder / name).read_text("utf-8"), encoding="utf-8")
 
     def shown(found):
         output = next(results)

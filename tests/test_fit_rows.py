@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 import nnx
-from nnx import fit, nn, optim, rows
+from nnx import nn, optim, rows
+from nnx.backends import Backend
 from nnx.batches import ArrayData
 from nnx.errors import DTypeError, LabelError, NonFiniteError, ShapeError
+from nnx.prepare import place_of
 
 X = nnx.random.Generator(1).host_normal(0.0, 1.0, (50, 4))
 Y = (X[:, 0] > 0).astype(np.int64) + (X[:, 1] > 0.5)
@@ -62,7 +64,7 @@ def test_rows_train_as_the_whole(mapped, device, shuffle):
 @pytest.mark.parametrize("kind", [">f4", "f8", "<f4"])
 def test_rows_of_other_types_are_converted_batch_by_batch(mapped, kind):
     x = mapped(X.astype(kind))
-    assert isinstance(rows.array_data(fit._place(nn.Sequential()), x), rows.RowData)
+    assert isinstance(rows.array_data(place_of(nn.Sequential()), x), rows.RowData)
     agree(trained(x, Y), trained(X, Y))
 
 
@@ -103,9 +105,16 @@ def test_no_more_than_a_batch_is_read_at_once(mapped, monkeypatch):
     assert max(taken) == 16 and sum(taken[-4:]) == 50
 
 
+def test_a_quarter_of_the_memory_may_be_taken(monkeypatch):
+    backend = nnx.device("numpy").backend
+    hardware = backend.devices()[0]
+    monkeypatch.setattr(type(backend), "devices", lambda self: [hardware.__class__("", 400)])
+    assert backend.resident(100, 0) and not backend.resident(101, 0)
+
+
 def test_what_is_read_by_rows(tmp_path):
     big = np.lib.format.open_memmap(tmp_path / "b.npy", "w+", np.float32, (5000, 4096))  # sparse
-    place = fit._place(nn.Sequential(nn.Dense(2, in_features=4)))
+    place = place_of(nn.Sequential(nn.Dense(2, in_features=4)))
     assert big.nbytes > rows.MAPPED_BYTES
     assert rows.reads_by_rows(place, big) and rows.reads_by_rows(place, np.asarray(big)[5:])
     assert not rows.reads_by_rows(place, big[:100]) and not rows.reads_by_rows(place, X)
@@ -116,13 +125,13 @@ def test_what_is_read_by_rows(tmp_path):
 
 def test_a_copy_that_would_not_fit_is_not_made(monkeypatch):
     monkeypatch.setattr(rows, "MAPPED_BYTES", 0)
-    monkeypatch.setattr(rows, "_memory_bytes", lambda place: 4 * X.nbytes - 1)
-    place = fit._place(nn.Sequential(nn.Dense(2, in_features=4)))
+    monkeypatch.setattr(Backend, "resident", lambda self, size, index: size < X.nbytes)
+    place = place_of(nn.Sequential(nn.Dense(2, in_features=4)))
     assert not rows.reads_by_rows(place, X)  # no copy at all
     assert rows.reads_by_rows(place, X.astype(np.float64))
     assert rows.reads_by_rows(place, np.asfortranarray(X))
     agree(trained(X.astype(np.float64), Y), trained(X, Y))
-    monkeypatch.setattr(rows, "_memory_bytes", lambda place: 4 * X.nbytes)
+    monkeypatch.setattr(Backend, "resident", lambda self, size, index: size <= X.nbytes)
     assert not rows.reads_by_rows(place, X.astype(np.float64))
 
 
@@ -143,6 +152,12 @@ def test_bad_rows_are_told(mapped, x, y, error, words):
     model.compile("sgd", "cross_entropy")
     with pytest.raises(error, match=words):
         model.fit(mapped(x), mapped(y))
+
+
+def test_label_that_does_not_exist_is_found_in_its_batch(mapped):
+    x, y = mapped(X), mapped(np.where(np.arange(len(Y)) == 41, 9, Y))
+    with pytest.raises(LabelError, match=r"epoch 1 of 1, step 6 \(rows 40, 41, .*\): Label 9"):
+        trained(x, y, batch_size=8, epochs=1, shuffle=False)
 
 
 def test_infinity_that_the_loss_hides_is_found_in_its_batch(mapped):

@@ -89,6 +89,20 @@ def test_top_k_equals_sorting(k):
     assert metrics.top_k_accuracy(scores, ROWS, k=1) == metrics.accuracy(scores, CLASSES)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["accuracy", "binary_accuracy"])
+def test_accuracy_of_nan_is_nan(name, device, monkeypatch):
+    """The largest of a row with a NaN would be the NaN, and right by accident."""
+    monkeypatch.setattr(metrics.Tally, "ROWS", 1)
+    scores = nnx.asarray([[np.nan, 0.2], [0.3, 0.2]], device=device)
+    targets = nnx.asarray([0, 0] if name == "accuracy" else [[0, 1], [1, 1]], device=device)
+    assert np.isnan(getattr(metrics, name)(scores, targets))
+    tally = metrics.Tally([metrics.get(name)])
+    for i in (0, 1):
+        tally.add(scores[i : i + 1], targets[i : i + 1])
+    assert np.isnan(tally.results()[name])
+
+
 def test_top_k_nan_is_wrong():
     scores = np.array([[1.0, np.nan, 0.0]], np.float32)
     assert metrics.top_k_accuracy(scores, [1], k=2) == 0.0

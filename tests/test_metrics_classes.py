@@ -176,6 +176,17 @@ def test_roc_curve_equals_scikit_learn(drop):
         np.testing.assert_allclose(mine, theirs, rtol=1e-14)
 
 
+def test_infinite_scores_that_are_equal_are_one_point_of_the_curve():
+    curve = metrics.roc_curve([np.inf, np.inf, -np.inf], [1, 0, 1])
+    assert curve.false_positive_rate.tolist() == [0.0, 1.0, 1.0]
+    assert curve.true_positive_rate.tolist() == [0.0, 0.5, 1.0]
+
+
+def test_report_takes_a_matrix_as_lists():
+    assert "0.57" in str(metrics.of_matrix([[1, 2], [3, 4]]))
+    assert "3   4" in metrics.confusion_text([[1, 2], [3, 4]])
+
+
 def test_roc_curve_by_hand():
     curve = metrics.roc_curve([0.1, 0.4, 0.4, 0.8], [0, 0, 1, 1], drop_intermediate=False)
     assert curve.false_positive_rate.tolist() == [0, 0, 0.5, 1]
@@ -342,6 +353,19 @@ def test_confusion_text_by_hand():
         (lambda: metrics.classification_report(SCORES, TRUTH, ["a", "b"]), DataError,
          "class_names has 2 names, and there are 6"),
         (lambda: metrics.confusion_text(np.eye(3), ["a"]), DataError, "1 names"),
+        (lambda: metrics.confusion_text([[1, 2, 3]]), DataError, r"got shape \(1, 3\)"),
+        (lambda: metrics.of_matrix([1, 2]), DataError, r"got shape \(2,\)"),
+        (lambda: metrics.confusion_matrix(GUESS, TRUTH, n_classes="9"), DataError, "got '9'"),
+        (lambda: metrics.f1([0, 10**9], [0, 1]), DataError, "largest class number is 1,000"),
+        (lambda: metrics.confusion_matrix([0, 10**5], [0, 1]), DataError, "np.unique"),
+        (lambda: metrics.f1(SCORES[:0], TRUTH[:0]), DataError, "there is nothing to count"),
+        (lambda: metrics.confusion_matrix(GUESS[:0], TRUTH[:0]), DataError, "nothing to count"),
+        (lambda: metrics.roc_curve([], []), DataError, "roc_curve: .* nothing to count"),
+        (lambda: metrics.f1(SCORES, TRUTH, avrage="macro"), DataError, "Did you mean 'average'"),
+        (lambda: metrics.top_k_accuracy(SCORES, TRUTH, k="2"), DataError, "k is a whole number"),
+        (lambda: metrics.top_k_accuracy(SCORES, TRUTH, k=1.5), DataError, "k is a whole number"),
+        (lambda: metrics.top_k_accuracy(SCORES, TRUTH + 9), LabelError, "numbered 0 to 5"),
+        (lambda: metrics.top_k_accuracy(SCORES, TRUTH - 9), LabelError, "numbered 0 to 5"),
         (lambda: metrics.get("auc"), DataError, "Did you mean 'roc_auc'"),
         (lambda: metrics.get("roc_curve"), DataError, "not one number"),
         (lambda: metrics.get(metrics.confusion_matrix), DataError, "not one number"),

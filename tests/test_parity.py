@@ -200,6 +200,23 @@ def test_doctor_sees_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
     assert line.state == "note" and "cannot be written to" in line.found and line.mend
 
 
+def test_doctor_names_a_cache_and_data_that_are_not_there(monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NNX_CACHE_DIR", str(tmp_path / "file"))
+    monkeypatch.setenv("NNX_DATA_DIR", str(tmp_path / "none"))
+    with pytest.warns(UserWarning, match="NNX_CACHE_DIR"):
+        lines = {line.subject: line for line in doctor._caches()}
+    assert f"NNX_CACHE_DIR is {str(tmp_path / 'file')!r}" in lines["code cache"].found
+    assert lines["code cache"].mend.startswith('export NNX_CACHE_DIR="$HOME')
+    assert lines["data"].mend == "unset NNX_DATA_DIR"
+
+
+def test_doctor_has_the_version_of_each_extra_that_is_here():
+    lines = {line.subject: line for line in doctor._versions()}
+    for name in doctor.OPTIONAL:
+        assert lines[name].mend or lines[name].found[0].isdecimal(), lines[name]
+
+
 def test_doctor_sees_a_wrong_product(monkeypatch):
     monkeypatch.setattr(nnx, "jit", lambda f: lambda x: x)
     (line,) = doctor._compiler()

@@ -1,11 +1,13 @@
 """The README: its commands stand as they must, its code runs, its figures are those of the file."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from nnx.benchmarks import readme, suite
+from nnx.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,6 +29,27 @@ def test_code_runs(block, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "README.md", "exec"), {})
     assert capsys.readouterr().out
+
+
+def test_every_block_is_run():
+    kinds = re.findall(r"^ *```(\w*)", README, re.MULTILINE)[::2]
+    assert set(kinds) == {"python", "sh"} and "~~~" not in README
+    assert len(BLOCKS) == kinds.count("python")
+
+
+def test_commands_that_look_at_a_run_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NNX_DEVICE", raising=False)
+    assert main(["train", "digits", "--epochs", "1"]) == 0
+    start = README.index("## See what it does")
+    block = re.search(r"```sh\n(.*?)```", README[start:], re.DOTALL)[1]
+    commands = [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
+    assert len(commands) == 5
+    for words in commands:
+        assert main(words) == 0, (words, capsys.readouterr().err)
+    assert {path.name for path in (tmp_path / "runs/digits").iterdir()} >= {
+        "graph.svg", "weights.png"
+    }  # fmt: skip
 
 
 def test_figures_are_those_of_the_file():

@@ -542,6 +542,28 @@ def test_another_training_is_refused_and_what_differs_named(begun, name):
     assert "history" not in vars(model)
 
 
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ([nn.Dense(4, "tanh"), nn.Dense(3)],
+         r"layers\[0\]\.units is 5 there and 4 here, layers\[1\]\.in_features is 5 there"),
+        ([nn.Dense(5, "relu"), nn.Dense(3)], r"activation is tanh there and relu here\. To go on"),
+        ([nn.Dense(5, "tanh"), nn.Dropout(0.5), nn.Dense(3)], "layers has 2 there and 3 here"),
+        ([nn.Dense(5, "tanh"), nn.Sequential(nn.Dense(3))],
+         r"layers\[1\] is Dense there and Sequential here"),
+    ],
+)  # fmt: skip
+def test_another_network_is_told_by_the_settings_that_differ(layers, words, tmp_path):
+    def fitted(*layers, **settings):
+        nnx.random.seed(1)
+        return compiled(model=nn.Sequential(*layers)).fit(X, Y, epochs=2, **settings)
+
+    path = tmp_path / "run"
+    fitted(nn.Dense(5, "tanh"), nn.Dense(3), callbacks=Checkpoint(path))
+    with pytest.raises(CheckpointError, match=f"network is not the same: .*{words}"):
+        fitted(*layers, resume=path)
+
+
 ALSO = {("validation data", "data"), ("validation data", "sample_weight")}
 
 

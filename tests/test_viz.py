@@ -21,8 +21,9 @@ from nnx.cli import main
 from nnx.cli.pictures import PICTURES
 from nnx.viz.counts import probabilities
 from nnx.viz.layout import Box, lay_out
-from nnx.viz.notebook import png
+from nnx.viz.picture import colours, png, rgb
 from nnx.viz.plots import _curve
+from nnx.viz.scene import text_width
 
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
@@ -188,6 +189,63 @@ def test_graph_of_a_model_without_targets_has_values_only():
     assert "no gradients" in picture.notes[0]
 
 
+def two_inputs_and_two_outputs():
+    nnx.random.seed(0)
+    left, right = nn.Input((3,), name="left"), nn.Input((2,), name="right")
+    both = nn.Dense(4, "tanh")(left) * nn.Dense(4)(right)
+    model = nn.Model(
+        [left, right], [nn.Dense(3, name="kind")(both), nn.Dense(1, name="size")(both)]
+    )
+    rng = np.random.default_rng(0)
+    x = [rng.normal(size=(2, n)).astype("f") for n in (3, 2)]
+    return model.to("numpy"), x, [np.array([0, 2]), np.ones((2, 1), "f")]
+
+
+@pytest.mark.parametrize("form", ["list", "dict", "compiled"])
+def test_graph_of_several_inputs_and_outputs_has_the_gradients_of_the_tape(form):
+    model, x, y = two_inputs_and_two_outputs()
+    losses = ["cross_entropy", "mse"]
+    if form == "dict":
+        x, y = (
+            dict(zip(("left", "right"), x, strict=True)),
+            dict(zip(("kind", "size"), y, strict=True)),
+        )
+        losses = dict(zip(("kind", "size"), losses, strict=True))
+    if form == "compiled":
+        model.compile("sgd", losses)
+        losses = None
+    picture = viz.graph(model, x, y, loss=losses)
+    targets = list(y.values()) if isinstance(y, dict) else y
+    left, right = (nnx.asarray(v, device="numpy") for v in (x.values() if form == "dict" else x))
+    kind, size = model(left, right)
+    parts = (
+        nn.cross_entropy(kind, targets[0]),
+        nn.mse(size, nnx.asarray(targets[1], device="numpy")),
+    )
+    loss = parts[0] + parts[1]
+    loss.backward()
+    found = {node.name: node for node in picture.nodes}
+    assert found["J"].value.item() == loss.item()
+    assert found["kind_loss"].value.item() == parts[0].item()
+    assert found["left"].gradient.shape == (2, 3) and found["right"].gradient.shape == (2, 2)
+    for name, parameter in model.named_parameters():
+        np.testing.assert_array_equal(found[name].gradient, parameter.grad.numpy())
+    assert boxes(picture.svg())["J"]["texts"][1] == "sum of the losses"
+
+
+def test_graph_of_several_outputs_without_targets_ends_in_each():
+    model, x, _ = two_inputs_and_two_outputs()
+    picture = viz.graph(model, x)
+    assert [node.name for node in picture.nodes if node.kind == "result"] == ["kind", "size"]
+    assert "no gradients" in picture.notes[0]
+
+
+def test_graph_of_numbers_at_the_end_of_their_range():
+    x = nnx.asarray([1e308, 1e308, -1e308], dtype="float64")
+    x.requires_grad = True
+    assert "1e+308" in viz.graph(nnx.sum(x * 0.5), gradients=True).svg()
+
+
 def test_graph_of_a_trace_has_shapes_and_no_values():
     lowered = nnx.jit(lambda x: nnx.exp(x) + 1.0).lower(nnx.ones((2, 3)))
     picture = viz.graph(lowered)
@@ -230,6 +288,41 @@ def test_graph_as_png_and_pdf(tmp_path, dark):
     ratio = float(svg.get("width")) / float(svg.get("height"))
     assert pixels.shape[1] / pixels.shape[0] == pytest.approx(ratio, rel=0.01)
     assert picture.save(tmp_path / "a.PDF").read_bytes()[:4] == b"%PDF"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_graph_has_the_same_text_in_the_same_places_as_png_and_as_svg(dark):
+    v = lesson()
+    v["J"].backward(retain_graph=True)
+    picture = viz.graph(v["J"], names=v, dark=dark)
+    pixels = decoded(picture).astype(int)
+    svg = ElementTree.fromstring(picture.svg())
+    scale = pixels.shape[1] / float(svg.get("width"))
+    texts = list(svg.iter(f"{SVG}text"))
+    assert len(texts) > 3 * len(BY_HAND)
+    edge = np.abs(pixels - rgb(colours(dark)["edge"]).astype(int)).sum(axis=-1) < 40
+    level = next(
+        p for p in svg.iter(f"{SVG}path") if p.get("d").count("L") == 1 and "C" not in p.get("d")
+    )
+    (x0, y0), (x1, _) = (
+        map(float, p.split(",")) for p in level.get("d").replace("M", "").split(" L")
+    )
+    assert (
+        2
+        <= edge[int(scale * (y0 - 5)) : int(scale * (y0 + 5)), int(scale * (x0 + x1) / 2)].sum()
+        <= 4
+    )
+    for text in texts:
+        x, y, size = (float(text.get(name)) for name in ("x", "y", "font-size"))
+        width = text_width(text.text, size)
+        left = x - width if text.get("text-anchor") == "end" else x
+        place = np.array([y - size, y, left, left + width]) * scale
+        top, bottom, first, last = place.astype(int)
+        colour = rgb(colours(dark)[text.get("class").removeprefix("nnx-f-")]).astype(int)
+        near = np.abs(pixels[top:bottom, first:last] - colour).sum(axis=-1) < 40
+        assert near.sum() > 3, text.text
+        # Above the letters there is room, and then another line.
+        assert not near[: int(0.1 * size * scale)].any(), text.text
 
 
 def rectangles(layout, given):
@@ -330,6 +423,44 @@ def test_weights_of_no_image_stand_in_the_nearest_grid_and_it_is_said():
     assert "no image" not in str(viz.weights(model_of(np.ones((6, 1), "f")), shape=(2, 3)))
 
 
+def title_of(picture):
+    return " ".join(text.get_text() for text in picture.figure.texts)
+
+
+def test_weights_of_channels_are_shown_as_their_mean_and_it_is_said():
+    columns = np.zeros((8, 8, 3, 2), "f")
+    columns[2, 5, :, 1] = [3.0, 1.0, 2.0]
+    for given, shape in ((columns, (8, 8, 3)), (np.moveaxis(columns, 2, 0), (3, 8, 8))):
+        picture = viz.weights(model_of(given.reshape(-1, 2)), shape=shape)
+        red, green, _ = weight_place(picture, 1, 2, 5, 8)
+        assert green > red + 60 and "the mean of 3 channels" in title_of(picture)
+        assert (weight_place(picture, 1, 5, 2, 8) == 255).all()
+
+
+def test_weights_that_are_not_finite_or_all_zero_are_told():
+    columns = np.ones((64, 4), "f")
+    columns[9, 1], columns[10, 1], columns[11, 1] = np.nan, np.inf, -np.inf
+    picture = viz.weights(model_of(columns))
+    assert "3 of 256 weights are NaN (dark) or infinite (full)" in title_of(picture)
+    near = [weight_place(picture, 1, 1, j, 8) for j in (1, 2, 3)]
+    for pixel, name in zip(near, ("muted", "positive", "negative"), strict=True):
+        np.testing.assert_allclose(pixel, rgb(colours(False)[name]), atol=2)
+    for value in (np.inf, -np.inf, np.nan):
+        viz.weights(model_of(np.full((64, 2), value, "f")))._repr_png_()
+    assert "all weights are 0" in title_of(viz.weights(model_of(np.zeros((64, 2), "f"))))
+
+
+def test_weights_of_a_thin_image_can_be_seen():
+    picture = viz.weights(model_of(np.ones((400, 2), "f")), shape=(2, 200))
+    axes = next(a for a in picture.figure.axes if a.get_label() == "neuron 0")
+    assert axes.get_position().height * picture.figure.get_figheight() > 0.1
+    pixels = decoded(picture)
+    x0, y0, x1, y1 = axes.get_position().extents
+    height, width, _ = pixels.shape
+    middle = pixels[int((1 - (y0 + y1) / 2) * height), int((x0 + x1) / 2 * width)]
+    np.testing.assert_allclose(middle, rgb(colours(False)["positive"]), atol=2)
+
+
 def test_weights_of_many_neurons_are_cut_and_it_is_said():
     picture = viz.weights(model_of(np.ones((4, 130), "f")))
     assert "the first 100 of 130" in " ".join(t.get_text() for t in picture.figure.texts)
@@ -411,6 +542,123 @@ def test_names_of_classes_are_no_mathematics():
     assert svg.count("&lt;dog&gt;") == 2 and svg.count("$x_1$</text>") == 2
 
 
+LONG = [f"a very long name of a class that goes on and on, number {i}" for i in range(3)]
+
+
+def clipped(picture):
+    """Return the texts that stand outside of a picture, or over each other in their axes."""
+    figure = picture.figure
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    shown = {}
+    draw = Text.draw
+
+    def record(text, renderer):
+        if text.get_visible() and text.get_text():
+            shown[id(text)] = text
+        draw(text, renderer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Text, "draw", record)
+        figure.draw(renderer)
+    whole = figure.bbox.padded(1.0)
+    boxes = [(text, text.get_window_extent(renderer)) for text in shown.values()]
+    out = [
+        t.get_text()
+        for t, box in boxes
+        if not (
+            whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 and box.y1 <= whole.y1
+        )
+    ]
+    level = [(t, box) for t, box in boxes if not t.get_rotation() and box.width]
+    pairs = itertools.combinations(level, 2)
+    return out + [
+        a.get_text()
+        for (a, one), (b, two) in pairs
+        if a.get_text() != b.get_text() and one.padded(-2).overlaps(two.padded(-2))
+    ]
+
+
+AWKWARD = {
+    "confusion of long names": lambda: viz.confusion(np.eye(3), [0, 1, 2], classes=LONG),
+    "confusion of 100 classes": lambda: viz.confusion(np.arange(100), np.arange(100)),
+    "confusion of one class": lambda: viz.confusion([0, 0], [0, 0]),
+    "roc of long names": lambda: viz.roc(np.eye(3), [0, 1, 2], classes=LONG),
+    "roc of 30 classes": lambda: viz.roc(np.eye(30), np.arange(30)),
+    "mistakes of long names": lambda: viz.mistakes(np.eye(3), [1, 2, 0], np.eye(3), classes=LONG),
+    "mistakes of no image": lambda: viz.mistakes(np.eye(3), [1, 2, 0], np.ones((3, 17))),
+    "activations of long names": lambda: viz.activations(
+        model_of(np.eye(3, dtype="f")), np.ones(3, "f"), classes=LONG, label=LONG[1]
+    ),
+    "activations of 30 classes": lambda: viz.activations(
+        model_of(np.eye(64, 30, dtype="f")), np.ones(64, "f"), classes=list(range(30))
+    ),
+    "activations of NaN": lambda: viz.activations(
+        nn.Sequential(*model_of(np.full((64, 8), np.nan)).layers,
+                      *model_of(np.ones((8, 3), "f")).layers), np.ones(64, "f"), classes="abc"
+    ),
+    "history of 12 measures": lambda: viz.history(
+        {f"a_measure_of_a_long_name_{i}": [1.0, 2.0] for i in range(12)}
+    ),
+    "history of one epoch": lambda: viz.history({"loss": [1.0]}),
+    "weights of 1 input": lambda: viz.weights(model_of(np.ones((1, 1), "f"))),
+    "weights of 100 neurons": lambda: viz.weights(model_of(np.ones((17, 101), "f"))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_no_text_is_cut_off_or_hides_another(name):
+    picture = AWKWARD[name]()
+    assert clipped(picture) == []
+    assert len(np.unique(decoded(picture).reshape(-1, 3), axis=0)) > 20
+
+
+def test_activations_that_are_no_number_are_dark_and_told():
+    for value in (np.nan, np.inf):
+        model = nn.Sequential(*model_of(np.full((64, 8), value, "f")).layers,
+                              *model_of(np.zeros((8, 3), "f")).layers)  # fmt: skip
+        picture = viz.activations(model, np.ones(64, "f"), classes="abc", label="a")
+        assert picture.text.startswith("no prediction") or value == np.inf
+        assert "answers NaN or infinite" in picture.text
+        picture._repr_png_()
+
+
+def test_lines_of_activations_are_of_what_a_layer_was_given():
+    first, second = (
+        model_of(np.ones((4, 4), "f")).layers[0],
+        model_of(np.eye(4, dtype="f")).layers[0],
+    )
+    from matplotlib.collections import LineCollection
+
+    def lines(model, x):
+        axes = viz.activations(model, x).figure.axes[0]
+        return [c for c in axes.collections if isinstance(c, LineCollection)]
+
+    x = np.arange(1, 5, dtype="f")
+    assert len(lines(nn.Sequential(first, second), x)) == 2
+    left, right = nn.Input((4,)), nn.Input((4,))
+    apart = nn.Model([left, right], first(left) + second(right))
+    assert len(lines(apart, [x[np.newaxis], 2 * x[np.newaxis]])) == 0
+
+
+def test_history_says_what_is_not_drawn_and_counts_epochs_from_where_they_began():
+    panel = viz.history({"loss": [1.0, float("nan"), float("inf")], "val_loss": [2.0, 3.0, 4.0]}
+                        ).figure.axes[0]  # fmt: skip
+    assert panel.get_xlabel() == "epoch (not drawn: 2 NaN or infinite)"
+    resumed = History()
+    for epoch in (5, 6):
+        resumed.on_epoch_end(epoch, {"loss": 1.0})
+    assert list(viz.history(resumed).figure.axes[0].lines[0].get_xdata()) == [6, 7]
+    only = viz.history({"val_loss": [2.0, 1.0]}).figure.axes[0]
+    assert only.get_title("left") == "loss" and len(only.lines) == 1
+
+
+def test_one_epoch_is_marked_once():
+    assert list(viz.history({"loss": [1.0]}).figure.axes[0].get_xticks()) == [1]
+
+
 def test_roc_is_the_area_worked_out_by_hand():
     scores, y = np.array([0.9, 0.8, 0.7, 0.6, 0.2]), np.array([True, False, True, True, False])
     assert _curve(scores, y)[2] == pytest.approx(4 / 6)
@@ -424,6 +672,8 @@ def test_probabilities_of_logits_are_stable_and_of_probabilities_themselves():
     np.testing.assert_allclose(probabilities([[1000.0, 0.0]]), [[1, 0]])
     np.testing.assert_allclose(probabilities([[0.25, 0.75]]), [[0.25, 0.75]])
     np.testing.assert_allclose(probabilities([[-800.0], [2.0]])[:, 1], [0, 1 / (1 + np.exp(-2))])
+    infinite = probabilities([[np.inf, 0.0, np.inf], [-np.inf, 0.0, 0.0]])
+    np.testing.assert_allclose(infinite, [[0.5, 0, 0.5], [0, 0.5, 0.5]])
 
 
 def test_mistakes_are_the_surest_wrong_ones_first():
@@ -497,6 +747,19 @@ REFUSED = {
     "confusion of other rows": (lambda: viz.confusion(np.eye(3), [0, 1]), "3 predictions"),
     "confusion of no class": (lambda: viz.confusion(np.eye(3), [0, 1, 3]), "Target 3"),
     "too few names": (lambda: viz.confusion(np.eye(3), [0, 1, 2], classes="ab"), "2 names"),
+    "confusion of NaN": (lambda: viz.confusion(np.full((2, 3), np.nan), [0, 1]), "has a NaN"),
+    "mistakes of none": (
+        lambda: viz.mistakes(np.eye(3), [1, 2, 0], np.ones((3, 4)), n=0), "n is 0"
+    ),
+    "weights of another shape": (
+        lambda: viz.weights(model_of(np.ones((20, 2))), shape=(3, 5)), "15 numbers, .* 20"
+    ),
+    "graph of one input of two": (
+        lambda: viz.graph(two_inputs_and_two_outputs()[0], np.ones((2, 3))), "takes 2 inputs"
+    ),
+    "activations of two rows of several inputs": (
+        lambda: viz.activations(*two_inputs_and_two_outputs()[:2]), "x is 2 examples"
+    ),
     "mistakes of other rows": (
         lambda: viz.mistakes(np.eye(3), [0, 1, 2], np.ones((2, 4))), "2 examples"
     ),
@@ -581,6 +844,21 @@ def test_tensors_show_numbers_heat_maps_or_a_summary():
         assert "code" in empty._repr_html_()
     nan = nnx.asarray([[float("nan"), 1.0]])
     assert "nan" in nan._repr_html_()
+
+
+def test_tensors_at_the_ends_of_their_range_keep_their_colours():
+    import re
+
+    def colours_of(x, dtype="float64"):
+        html = nnx.asarray([x], dtype=dtype)._repr_html_()
+        return [tuple(map(int, c.split(","))) for c in re.findall(r"rgb\(([\d,]+)\)", html)]
+
+    ordinary = colours_of([1.0, -1.0])
+    assert colours_of([1e308, -1e308]) == colours_of([np.inf, -np.inf]) == ordinary
+    grey, _ = colours_of([np.nan, 1.0])
+    assert min(grey) > 190  # its letters are black
+    both = np.where(np.arange(300 * 300).reshape(300, 300) % 2, np.inf, -np.inf)
+    assert "data:image/png" in nnx.asarray(both)._repr_html_()
 
 
 def test_hand_made_png_is_read_back():
@@ -708,6 +986,47 @@ def test_history_of_a_run_without_epochs_is_told(command, runs, tmp_path):
     (tmp_path / "r/config.json").write_bytes((runs / "iris/config.json").read_bytes())
     status, _, err = command("show", "history", "r")
     assert status == 1 and "not one epoch" in err
-    (tmp_path / "r/history.csv").write_text("epoch,loss\n1,x\n")
+    (tmp_path / "r/history.csv").write_text("epoch,loss\n")
     status, _, err = command("show", "history", "r")
-    assert status == 1 and "damaged" in err
+    assert status == 1 and "not one was finished" in err
+
+
+DAMAGED = {
+    "no number": (b"epoch,loss\n1,0.5\n2,x\n", "line 3 has 'x' as its loss"),
+    "a short line": (b"epoch,loss\n1\n", "line 2 has 1 cells of 2"),
+    "a long line": (b"epoch,loss\n1,2,3\n", "line 2 has 3 cells of 2"),
+    "no text": (b"\x00\xff\n1,2", "damaged, or of something else"),
+    "empty": (b"", "is empty"),
+    "another file": (b"a,b\n1,2\n", "starts with 'a,b'"),
+}
+
+
+@pytest.mark.parametrize(("content", "told"), DAMAGED.values(), ids=DAMAGED)
+def test_damaged_history_is_told_with_its_line(command, runs, tmp_path, content, told):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/config.json").write_bytes((runs / "iris/config.json").read_bytes())
+    (tmp_path / "r/history.csv").write_bytes(content)
+    status, out, err = command("show", "history", "r")
+    assert status == 1 and out == "" and "r/history.csv" in err and told in err
+    assert "--resume" in err and "fault in nnx" not in err
+
+
+def test_file_of_another_network_is_told(command, runs, tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/config.json").write_bytes((runs / "digits/config.json").read_bytes())
+    (tmp_path / "r/model.safetensors").write_bytes((runs / "iris/model.safetensors").read_bytes())
+    for words in (["show", "r"], ["graph", "r"], ["show", "confusion", "r"]):
+        status, _, err = command(*words)
+        assert status == 1 and "from 4 numbers to 3" in err and "from 784 to 10" in err, err
+
+
+@pytest.mark.parametrize("backend", ["TkAgg", "nonsense"])
+def test_pictures_need_no_backend_and_a_wrong_one_is_told(runs, tmp_path, backend):
+    env = {k: v for k, v in os.environ.items() if k != "DISPLAY"} | {"MPLBACKEND": backend}
+    words = ["show", str(runs / "iris"), "-o", "w.png"]
+    code = f"import sys; from nnx.cli import main; sys.exit(main({words!r}))"
+    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, timeout=120,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == (backend == "nonsense"), done.stderr
+    told = "MPLBACKEND is 'nonsense': unset it" in done.stderr
+    assert told == (backend == "nonsense") and "fault in nnx" not in done.stderr

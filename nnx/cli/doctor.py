@@ -20,11 +20,12 @@ GOOD, NOTE, BAD = "good", "note", "bad"
 LITTLE_SPACE = 1 << 30
 NEEDED = ("numpy", "numba", "safetensors", "rich", "typer", "threadpoolctl", "platformdirs")
 OPTIONAL = {
-    "matplotlib": "plot",
-    "PIL": "image",
-    "sklearn": "sklearn",
+    "matplotlib": ("matplotlib", "plot"),
+    "PIL": ("pillow", "image"),
+    "sklearn": ("scikit-learn", "sklearn"),
+    "tensorboardX": ("tensorboardX", "tensorboard"),
 }
-"""Modules that a part of nnx uses, and the extra that installs each."""
+"""Modules that a part of nnx uses, their packages, and the extra that installs each."""
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -56,11 +57,14 @@ def _versions() -> Iterator[Line]:
             yield Line(name, NOTE, "imports, but is not installed as a package")
         except Exception as error:
             yield Line(name, BAD, f"does not import: {error}", _pip(name))
-    for name, extra in OPTIONAL.items():
+    for name, (package, extra) in OPTIONAL.items():
         if importlib.util.find_spec(name) is None:
             yield Line(name, NOTE, "not installed, and needed only for its extra",
                        _pip(f"nnx-array[{extra}]"))  # fmt: skip
-        else:
+            continue
+        try:
+            yield Line(name, GOOD, metadata.version(package))
+        except metadata.PackageNotFoundError:
             yield Line(name, GOOD, "installed")
 
 
@@ -128,8 +132,10 @@ def _caches() -> Iterator[Line]:
 
     folder = cache.directory()
     if folder is None:
-        yield Line("code cache", NOTE, "off, or no folder is safe: each process compiles anew",
-                   "export NNX_CACHE_DIR=a folder of your own")  # fmt: skip
+        named = os.environ.get("NNX_CACHE_DIR")
+        why = f"NNX_CACHE_DIR is {named!r}, which cannot be used" if named else "no folder is safe"
+        yield Line("code cache", NOTE, f"{why}: each process compiles anew",
+                   'export NNX_CACHE_DIR="$HOME/.nnx"')  # fmt: skip
     elif fault := _writable(folder):
         yield Line("code cache", NOTE, f"{folder} cannot be written to ({fault}): each process "
                    f"compiles anew", f"chmod u+rwx {folder}")  # fmt: skip
@@ -140,7 +146,9 @@ def _caches() -> Iterator[Line]:
     if data.exists():
         yield Line("data", GOOD, str(data))
     else:
-        yield Line("data", NOTE, f"{data} does not exist: data sets are downloaded")
+        named = os.environ.get("NNX_DATA_DIR")
+        yield Line("data", NOTE, f"{data} does not exist: data sets are downloaded",
+                   "unset NNX_DATA_DIR" if named else "")  # fmt: skip
     for name, place in (("disk of the cache", folder), ("disk of this folder", Path.cwd())):
         if place is None:
             continue

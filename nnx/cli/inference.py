@@ -120,15 +120,29 @@ def targets(config: Config, y: Array, words: tuple[str, ...]) -> Array:
 
 
 def load_model(folder: Path, where: Where) -> Module:
-    """Return the network of a run on a device."""
+    """Return the network of a run on a device.
+
+    Raises: CheckpointError for the file of another network than config.json tells of.
+    """
     from nnx import device, nn
+    from nnx.errors import CheckpointError
 
     path = folder / MODEL
     if not path.exists() and (folder / CHECKPOINT).exists():
         path = folder / CHECKPOINT
         note(f"{folder} was cut off before its end: taken is its {CHECKPOINT}.")
     with device(where.name):
-        return nn.load(path)
+        model = nn.load(path)
+    config = read_config(folder)
+    shapes = [parameter.shape for parameter in model.parameters() if parameter.ndim == 2]
+    found = (shapes[0][0], shapes[-1][1]) if shapes else (0, 0)
+    if found != (config.n_features, config.outputs):
+        raise CheckpointError(
+            f"{path} is of another network than the run's config.json: it goes from {found[0]} "
+            f"numbers to {found[1]}, and that of the run from {config.n_features} to "
+            f"{config.outputs}. Put the run's own file back, or train again."
+        )
+    return model
 
 
 def judge(model: Any, config: Config, x: Array, y: Array) -> list[Figure]:

@@ -34,9 +34,9 @@ class _Asked:
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """Height and width where the samples are images."""
+        """Height and width, and channels if there are, where the samples are images."""
         shape = self.config.sample_shape
-        return shape if len(shape) == 2 else None
+        return shape if len(shape) in (2, 3) else None
 
     def model(self) -> Any:
         return load_model(self.folder, choose_device(self.device, measure=False))
@@ -144,13 +144,40 @@ def read_history(folder: Path) -> dict[str, list[float]]:
     path = folder / HISTORY
     if not path.is_file():
         raise DataError(f"{folder} has no {HISTORY}: not one epoch was finished. Train on.")
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    mend = "nnx train --resume writes it anew from the checkpoint"
     try:
-        names = [name for name in rows[0] if name != "epoch"] if rows else []
-        return {name: [float(row[name]) for row in rows] for name in names}
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path} is damaged: {error}.") from error
+        with open(path, newline="", encoding="utf-8") as file:
+            head, *rows = csv.reader(file, strict=True)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is damaged, or of something else: {error}. {mend}.") from error
+    except ValueError:
+        raise DataError(f"{path} is empty. {mend}.") from None
+    if head[:1] != ["epoch"] or len(head) < 2:
+        raise DataError(
+            f"{path} starts with {','.join(head)[:60]!r}, not with epoch and what was measured in "
+            f"each. {mend}."
+        )
+    if not rows:
+        raise DataError(f"{path} has no epoch: not one was finished. Train on.")
+    return {
+        name: [_number(path, line, row, head, i) for line, row in enumerate(rows, start=2)]
+        for i, name in enumerate(head)
+        if i
+    }
+
+
+def _number(path: Path, line: int, row: list[str], head: list[str], i: int) -> float:
+    """Return one cell of a history. Raises: DataError for what is none."""
+    try:
+        if len(row) == len(head):
+            return float(row[i])
+        fault = f"has {len(row)} cells of {len(head)}"
+    except ValueError:
+        fault = f"has {row[i]!r} as its {head[i]}, and that is no number"
+    raise DataError(
+        f"{path} is damaged: line {line} {fault}. nnx train --resume writes it anew from the "
+        f"checkpoint."
+    )
 
 
 def _predicted(asked: _Asked) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nnx.errors import DataError, did_you_mean
+from nnx.errors import DataError, did_you_mean, no_attribute
 from nnx.metrics.accuracy import accuracy, binary_accuracy, top_k_accuracy
 from nnx.metrics.classes import confusion_matrix, f1, precision, recall
 from nnx.metrics.core import METRICS, Metric, State, added, ratio
@@ -82,8 +82,23 @@ def _names() -> str:
 
 
 def _of_function(function: Callable[..., Any]) -> Metric:
-    def measure(predictions: Any, targets: Any) -> State:
-        n = targets.shape[0]
-        return float(function(predictions, targets)) * n, n
+    name = getattr(function, "__name__", "metric")
 
-    return Metric(getattr(function, "__name__", "metric"), measure, ratio, added)
+    def measure(predictions: Any, targets: Any) -> State:
+        n, value = targets.shape[0], function(predictions, targets)
+        try:
+            return float(value) * n, n
+        except (TypeError, ValueError):
+            shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+            raise DataError(
+                f"The metric {name} returned {type(value).__name__}{shape}; it must return one "
+                f"number. Reduce it: values.mean()."
+            ) from None
+
+    return Metric(name, measure, ratio, added)
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        raise no_attribute(__name__, name, __all__)

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from nnx import creation, dtypes, shapes
 from nnx.errors import DataError, ShapeError
-from nnx.metrics.core import State, best, metric
+from nnx.metrics.core import State, added, best, checked_count, metric, ratio, top
 from nnx.ops import elementwise, layout, reduce
+from nnx.ops.loss import check_classes
 
 
-@metric()
+def _merge(first: State, second: State) -> State:
+    return *added(first[:2], second[:2]), elementwise.maximum(first[2], second[2])
+
+
+def _finish(state: State) -> float:
+    """Return the share of right answers; NaN where a score is NaN, which says nothing."""
+    return math.nan if math.isnan(float(state[2])) else ratio(state[:2])
+
+
+@metric(_finish, _merge)
 def accuracy(predictions: Any, targets: Any) -> State:
-    """The share of right answers.
+    """The share of right answers; NaN where a score is NaN.
 
     Shapes: scores (..., C) against class numbers (...,) or rows (..., C): the largest counts;
     scores (B,) or (B, 1) against 0 and 1: logits, a positive one says 1; integers against
@@ -23,23 +34,27 @@ def accuracy(predictions: Any, targets: Any) -> State:
     """
     same_shape = predictions.shape == targets.shape
     if same_shape and not predictions.dtype.is_floating:
-        return _counted(predictions == targets)
+        return *_counted(predictions == targets), 0.0
     if same_shape and (predictions.ndim < 2 or predictions.shape[-1] == 1):
-        return _counted((predictions > 0) == (targets > 0.5))
+        return _answered(predictions, targets)
     check_scores(predictions, targets)
     if same_shape:
         targets = reduce.argmax(targets, axis=-1)
-    return _counted(best(predictions) == targets)
+    return *_counted(best(predictions) == targets), top(predictions)
 
 
-@metric()
+@metric(_finish, _merge)
 def binary_accuracy(predictions: Any, targets: Any) -> State:
-    """The share of right answers, each by itself: a positive logit says 1.
+    """The share of right answers, each by itself: a positive logit says 1; NaN where one is NaN.
 
     Shapes: both the same. ``"accuracy"`` means this one beside binary cross-entropy.
     """
     shapes.loss(predictions.shape, targets.shape)
-    return _counted((predictions > 0) == (targets > 0.5))
+    return _answered(predictions, targets)
+
+
+def _answered(logits: Any, targets: Any) -> State:
+    return *_counted((logits > 0) == (targets > 0.5)), top(logits)
 
 
 @metric()
@@ -51,10 +66,11 @@ def top_k_accuracy(predictions: Any, targets: Any, k: int = 5) -> State:
     """
     check_scores(predictions, targets)
     n_classes = predictions.shape[-1]
-    if not 1 <= k <= n_classes:
+    if not checked_count("top_k_accuracy: k", k) <= n_classes:
         raise DataError(f"top_k_accuracy: k is from 1 to the {n_classes} classes, got {k}.")
     if targets.ndim == predictions.ndim:
         targets = reduce.argmax(targets, axis=-1)
+    check_classes(targets.device.namespace, targets.array, n_classes)
     place = layout.expand_dims(targets.astype(targets.device.nearest(dtypes.int64)), axis=-1)
     own = layout.take_along_axis(predictions, place, axis=-1)
     classes: Any = creation.arange(n_classes, device=predictions.device)

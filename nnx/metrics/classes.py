@@ -15,13 +15,28 @@ from typing import Any
 from nnx import creation, dtypes, shapes
 from nnx.errors import DataError, LabelError, ShapeError
 from nnx.metrics.accuracy import check_scores
-from nnx.metrics.core import Metric, State, best, entered, one_of, tensors
+from nnx.metrics.core import (
+    Metric,
+    State,
+    best,
+    checked_count,
+    entered,
+    one_of,
+    refuse_nothing,
+    tensors,
+    top,
+)  # fmt: skip
 from nnx.ops import elementwise, layout, reduce
 from nnx.ops.loss import check_classes
 from nnx.tape import no_grad
 from nnx.tensor import Tensor
 
 AVERAGES = ("auto", "binary", "macro", "micro", "weighted", None)
+
+
+MOST_CLASSES = 1 << 22
+MOST_IN_MATRIX = 1 << 13
+"""A matrix of more classes would take more than half a gigabyte."""
 
 
 # What was decided
@@ -52,6 +67,7 @@ def decided(predictions: Any, targets: Any) -> tuple[Tensor, Tensor, int]:
         n_classes = max(2, *(1 + int(reduce.max(part).item()) for part in (guess, truth)))
         for part in (guess, truth):
             check_classes(part.device.namespace, part.array, n_classes)
+        _refuse_many(n_classes, MOST_CLASSES)
         return _flat(guess), _flat(truth), n_classes
     check_scores(predictions, targets)
     n_classes = predictions.shape[-1]
@@ -61,6 +77,16 @@ def decided(predictions: Any, targets: Any) -> tuple[Tensor, Tensor, int]:
         truth = _numbers(targets, whole)
         check_classes(truth.device.namespace, truth.array, n_classes)
     return _flat(_numbers(best(predictions), whole)), _flat(truth), n_classes
+
+
+def _refuse_many(n_classes: int, most: int) -> None:
+    """Raise DataError for more classes than can be counted in memory."""
+    if n_classes > most:
+        raise DataError(
+            f"The largest class number is {n_classes - 1:,}, and so many classes are more than can "
+            f"be counted here, {most:,}. Number them from 0 on: "
+            f"np.unique(y, return_inverse=True)[1]; or take nnx.metrics.mae for quantities."
+        )
 
 
 def _numbers(targets: Tensor, whole: Any) -> Tensor:
@@ -102,7 +128,8 @@ def count_classes(predictions: Any, targets: Any, multilabel: bool = False) -> S
     "pairs" are counts of each pair of classes, in a vector; "classes" and "labels" are hits,
     guesses and occurrences of each class, or each column, in three rows.
     """
-    top = reduce.max(predictions) if predictions.dtype.is_floating else 0.0
+    refuse_nothing("precision, recall and f1", predictions)
+    largest = top(predictions)
     if multilabel:
         whole = predictions.device.nearest(dtypes.int64)
         shapes.loss(predictions.shape, targets.shape)
@@ -110,23 +137,23 @@ def count_classes(predictions: Any, targets: Any, multilabel: bool = False) -> S
         if guess.ndim != 2:
             guess, truth = (part.reshape(-1, 1) for part in (guess, truth))
         sums = [reduce.sum(part.astype(whole), axis=0) for part in (guess & truth, guess, truth)]
-        return layout.stack(sums), "labels", top
+        return layout.stack(sums), "labels", largest
     guess, truth, n = decided(predictions, targets)
     if n <= MATRIX and predictions.dtype.is_floating:
-        return _count(truth * n + guess, n * n), "pairs", top
+        return _count(truth * n + guess, n * n), "pairs", largest
     # One count for all three: what was guessed wrong goes to a place behind them.
     hits = elementwise.where(guess == truth, guess, 3 * n)
     places = layout.concat([hits, guess + n, truth + 2 * n])
-    return _count(places, 3 * n + 1)[: 3 * n].reshape(3, n), "classes", top
+    return _count(places, 3 * n + 1)[: 3 * n].reshape(3, n), "classes", largest
 
 
 def _merge_counts(first: State, second: State) -> State:
-    (a, kind, top), (b, _, other) = first, second
+    (a, kind, largest), (b, _, other) = first, second
     if kind == "classes":  # of class numbers, the largest of which may have been missing
         n = max(a.shape[1], b.shape[1])
         a, b = (x if x.shape[1] == n else layout.pad(x, ((0, 0), (0, n - x.shape[1])))
                 for x in (a, b))  # fmt: skip
-    return a + b, kind, elementwise.maximum(top, other)
+    return a + b, kind, elementwise.maximum(largest, other)
 
 
 def _three(state: State) -> Any:
@@ -248,11 +275,14 @@ def confusion_matrix(predictions: Any, targets: Any, n_classes: int | None = Non
 
     with no_grad():
         p, t = tensors(predictions, targets)
+        refuse_nothing("confusion_matrix", p)
         refuse_nan("confusion_matrix", p)
         guess, truth, n = decided(p, t)
-        if n_classes is not None and n_classes < n:
-            raise DataError(f"confusion_matrix: n_classes={n_classes}, but there are {n} classes.")
-        n = n if n_classes is None else n_classes
+        if n_classes is not None:
+            n, least = checked_count("confusion_matrix: n_classes", n_classes), n
+            if n < least:
+                raise DataError(f"confusion_matrix: n_classes={n}, but there are {least} classes.")
+        _refuse_many(n, MOST_IN_MATRIX)
         counts = _count(truth * n + guess, n * n)
     return np.asarray(counts.numpy(), np.int64).reshape(n, n)
 

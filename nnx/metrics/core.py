@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -29,7 +31,14 @@ class Metric(NamedTuple):
     settings: Mapping[str, Check] = {}
 
     def having(self, **options: Any) -> Metric:
-        """Return the metric with options set. Raises: DataError for a value that is not allowed."""
+        """Return the metric with options set.
+
+        Raises: DataError for one that it does not have, or a value that is not allowed.
+        """
+        known = [*self.settings, *list(inspect.signature(self.measure).parameters)[2:]]
+        for name in options:
+            if name not in known:
+                raise DataError(f"{self.name} has no option {name!r}. {did_you_mean(name, known)}")
         late = {name: check(options.pop(name)) for name, check in self.settings.items()
                 if name in options}  # fmt: skip
         measure = functools.partial(self.measure, **options) if options else self.measure
@@ -88,13 +97,26 @@ def tensors(predictions: Any, targets: Any) -> tuple[Tensor, Tensor]:
 class Scores(Tensor):
     """Predictions that several metrics look at; what they have in common is worked out once."""
 
-    __slots__ = ("_best",)
+    __slots__ = ("_best", "_top")
 
     def best(self) -> Tensor:
         """Return the number of the highest score of each row."""
         if not hasattr(self, "_best"):
             self._best: Tensor = reduce.argmax(self, axis=-1)
         return self._best
+
+    def top(self) -> Tensor:
+        """Return the largest score of all."""
+        if not hasattr(self, "_top"):
+            self._top: Tensor = reduce.max(self)
+        return self._top
+
+
+def top(scores: Tensor) -> Any:
+    """Return the largest score of all, which is NaN where any is; 0 where there is none."""
+    if not scores.size or not scores.dtype.is_floating:
+        return 0.0
+    return scores.top() if isinstance(scores, Scores) else reduce.max(scores)
 
 
 def best(scores: Tensor) -> Tensor:
@@ -106,6 +128,22 @@ def wide(x: Tensor) -> Tensor:
     """Return x in float64 where its device has that, so that long sums keep their digits."""
     dtype = dtypes.float64 if x.device.has(dtypes.float64) else dtypes.float32
     return x.astype(dtype)  # type: ignore[no-any-return]
+
+
+def refuse_nothing(what: str, predictions: Tensor) -> None:
+    """Raise DataError where there are no rows."""
+    if not predictions.size:
+        raise DataError(
+            f"{what}: the predictions have shape {predictions.shape}, so there is nothing to "
+            f"count. Give one row or more."
+        )
+
+
+def checked_count(name: str, value: Any) -> int:
+    """Return a whole number of 1 or more. Raises: DataError for another value."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise DataError(f"{name} is a whole number of 1 or more, got {value!r}.")
+    return int(value)
 
 
 def one_of(name: str, allowed: tuple[Any, ...]) -> Check:

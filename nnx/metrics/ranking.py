@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from nnx.errors import DataError, LabelError, ShapeError
 from nnx.metrics.classes import refuse_nan
-from nnx.metrics.core import Metric, State, entered, one_of, tensors
+from nnx.metrics.core import Metric, State, entered, one_of, refuse_nothing, tensors
 from nnx.tensor import Tensor
 
 AVERAGES = ("auto", "macro", "micro", "weighted", None)
@@ -167,6 +167,7 @@ def roc_curve(predictions: Any, targets: Any, drop_intermediate: bool = True) ->
     import numpy as np
 
     p, t = tensors(predictions, targets)
+    refuse_nothing("roc_curve", p)
     refuse_nan("roc_curve", p)
     state = _kept(p, t)
     if p.ndim == 2 and p.shape[1] > 2:
@@ -178,7 +179,7 @@ def roc_curve(predictions: Any, targets: Any, drop_intermediate: bool = True) ->
     scores, answers = scores[:, 0], answers[:, 0]
     order = np.argsort(-scores, kind="stable")
     scores, answers = scores[order], answers[order]
-    ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
+    ends = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1)
     true = np.cumsum(answers)[ends]
     false = 1 + ends - true
     if drop_intermediate and len(ends) > 2:

@@ -82,6 +82,7 @@ def of_matrix(matrix: Any, class_names: Sequence[str] | None = None) -> Report:
     """Return the report of a confusion matrix."""
     import numpy as np
 
+    matrix = _checked(matrix)
     names = _names(matrix, class_names)
     hits, guessed, actual = (
         part.astype(np.float64)
@@ -115,6 +116,7 @@ def confusion_text(matrix: Any, class_names: Sequence[str] | None = None) -> str
                  no   5   1
                 yes   0   7
     """
+    matrix = _checked(matrix)
     names = _names(matrix, class_names)
     first = "right / guessed"
     cell = 1 + max(3, len(str(matrix.max(initial=0))))
@@ -145,6 +147,19 @@ def _largest(matrix: Any, names: list[str]) -> str:
     ]
     rest = int((wrong > 0).sum()) - len(pairs)
     return "\n".join([*lines, f"and {rest} rarer confusions"] if rest else lines)
+
+
+def _checked(matrix: Any) -> Any:
+    """Return a confusion matrix as an array. Raises: DataError for what is none."""
+    import numpy as np
+
+    found: Any = np.asarray(matrix)
+    if found.ndim != 2 or found.shape[0] != found.shape[1] or found.dtype.kind not in "iuf":
+        raise DataError(
+            f"A confusion matrix has a row and a column for each class; got "
+            f"shape {found.shape} of type {found.dtype}. nnx.metrics.confusion_matrix makes one."
+        )
+    return found
 
 
 def _names(matrix: Any, class_names: Sequence[str] | None) -> list[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from typing import Any
 
+from nnx.errors import no_attribute
 from nnx.nn import activations, init, losses
 from nnx.nn.config import from_config, to_config
 from nnx.nn.layers import Activation, Dense, Dropout, Flatten, LayerNorm, Reshape, Sequential
@@ -23,11 +23,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("_"):
-        raise AttributeError(f"module 'nnx.nn' has no attribute {name!r}.")
-    near = difflib.get_close_matches(name, __all__, n=1, cutoff=0.6)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise AttributeError(f"module 'nnx.nn' has no attribute {name!r}.{hint}")
+    raise no_attribute(__name__, name, __all__)
 
 
 def load(path: str | os.PathLike[str]) -> Module:

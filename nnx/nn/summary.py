@@ -11,7 +11,7 @@ from nnx.costs import flops
 from nnx.errors import NnxError
 from nnx.graph import Eqn
 from nnx.nn.model import Model, Step, places
-from nnx.nn.module import Module
+from nnx.nn.module import Form, Module
 from nnx.nn.symbol import BATCH, Inference, Symbol, mapped
 from nnx.op import Op
 from nnx.scalar import Scalar, evaluator
@@ -44,7 +44,8 @@ def table(model: Module) -> str:
 
     FLOPs and bytes are those of a forward pass for one example: 2 m n k of a product, one an
     element of the others; bytes are those of the parameters and of what the ops write. They and the
-    shapes are known after the first call. Of a `Model` each call is a line, with what it is
+    shapes are known after the first call, and of a chain that begins with a `Dense` once it is
+    built. Of a `Model` each call is a line, with what it is
     connected to. At most 80 columns wide.
     """
     rows = _model_rows(model) if isinstance(model, Model) else _module_rows(model)
@@ -151,9 +152,10 @@ class _Counting(Inference):
 
 def _counted(model: Module) -> dict[int, Work] | None:
     """Return the work of each module by itself, by id; None where it cannot be known."""
-    if model._example is None or not model.built:
+    example = model._example or _presumed(model)
+    if example is None or not model.built:
         return None
-    inputs, named = mapped(model._example, lambda form: Symbol((BATCH, *form.shape), form.dtype))
+    inputs, named = mapped(example, lambda form: Symbol((BATCH, *form.shape), form.dtype))
 
     def run(trace: _Counting) -> None:
         twins = mapped((tuple(inputs), named), trace.twin)
@@ -166,6 +168,18 @@ def _counted(model: Module) -> dict[int, Work] | None:
     for eqn, owner in zip(trace.eqns, trace.owners, strict=True):
         found.setdefault(id(owner), []).append(eqn)
     return {key: _work(eqns) for key, eqns in found.items()}
+
+
+def _presumed(model: Module) -> Any:
+    """Return the inputs of a chain that begins with a layer of a known width, as of a file."""
+    from nnx.nn.layers import Dense, Sequential
+
+    first = model
+    while isinstance(first, Sequential) and first.layers:
+        first = first.layers[0]
+    if not isinstance(first, Dense) or not first.built:
+        return None
+    return (Form((first.weight.shape[0],), first.weight.dtype),), {}
 
 
 def _traced(model: Module, run: Callable[[_Counting], None]) -> _Counting | None:

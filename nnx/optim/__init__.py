@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from nnx.errors import DataError, DTypeError, did_you_mean
+from typing import TYPE_CHECKING, Any
+
+from nnx.errors import DataError, DTypeError, did_you_mean, no_attribute
 from nnx.optim import schedules
 from nnx.optim.optimizer import Optimizer, Rate
 from nnx.optim.rules import SGD, Adagrad, Adam, AdamW, Lion, RMSprop
@@ -34,3 +36,9 @@ def get(optimizer: str | Optimizer, lr: Rate | None = None) -> Optimizer:
         f"An optimizer is a name such as 'adam' or an object such as optim.Adam(1e-3), got "
         f"{optimizer!r}."
     )
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        raise no_attribute(__name__, name, __all__)

@@ -7,6 +7,7 @@ in the same form and run by the same code.
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import math
 import numbers
@@ -14,8 +15,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NoReturn, Protocol, TypedDict, Unpack
 
 import nnx
+from nnx import dtypes
 from nnx.device import Device
-from nnx.errors import DataError, DeviceError, DTypeError, ShapeError
+from nnx.errors import DataError, DeviceError, DTypeError, ShapeError, did_you_mean
 from nnx.host import to_host
 from nnx.op import changes, recording
 from nnx.scalar import Scalar
@@ -74,10 +76,6 @@ class _Rate:
             rate = optimizer._schedule(optimizer.step_count + self._more)
             optimizer._lr = optimizer._checked_rate(rate)
         return optimizer._lr
-
-
-def _device_of(entry: _Entry) -> Device:
-    return entry.param.device
 
 
 def _rate_first(init: Callable[..., None]) -> Callable[..., None]:
@@ -151,6 +149,10 @@ class Optimizer:
     def __init__(
         self, params: Params | Rate | None = None, lr: Rate | None = None, **clip: Unpack[Clip]
     ) -> None:
+        for name in clip.keys() - Clip.__annotations__.keys():
+            settings = inspect.signature(type(self)).parameters.keys() - {"clip", "settings"}
+            hint = did_you_mean(name, settings | Clip.__annotations__.keys())
+            raise DataError(f"{self._kind} has no setting {name!r}. {hint}")
         self.clip_norm, self.clip_value = self._checked_clip(**clip)
         self._entries: list[_Entry] = []
         self._slots_made = False
@@ -294,10 +296,10 @@ class Optimizer:
         try:
             if not self._slots_made:
                 self._make_slots()
-            change = self._array_change if self.over_arrays else self._tensor_change
             changes = []
-            for device, group in itertools.groupby(entries, _device_of):
-                self.xp = device.namespace if self.over_arrays else nnx
+            for (device, fast), group in itertools.groupby(entries, self._way_of):
+                self.xp = device.namespace if fast else nnx
+                change = self._array_change if fast else self._tensor_change
                 with device.scope():
                     shrink = self._shrink(entries, device) if self.clip_norm is not None else None
                     changes += [change(entry, device, shrink) for entry in group]
@@ -311,6 +313,14 @@ class Optimizer:
             entry.param.assign(value)
             for name, array in slots.items():
                 entry.slots[name].assign(array)
+
+    def _way_of(self, entry: _Entry) -> tuple[Device, bool]:
+        """Return a parameter's device, and whether `update` runs over its arrays there.
+
+        Libraries differ in what a Python float makes of a bfloat16 array; ops do not.
+        """
+        param = entry.param
+        return param.device, self.over_arrays and param.dtype is not dtypes.bfloat16
 
     def _enter(self, trace: Any) -> None:
         """Make the step count and the rate inputs of a trace, and the slots real arrays."""

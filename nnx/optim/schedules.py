@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import numbers
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nnx.errors import DataError
+from nnx.errors import DataError, no_attribute
 from nnx.optim.optimizer import Rate, Schedule, checked
 
 
@@ -68,3 +68,9 @@ def _steps(kind: str, name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise DataError(f"{kind}: {name} is a whole number of 1 or more, got {value!r}.")
     return int(value)
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        raise no_attribute(__name__, name, ("constant", "step", "cosine", "warmup"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,29 +40,40 @@ class Failure:
         )
 
 
-def check_backend(name: str | Device) -> list[Failure]:
+HALVES = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
+"""The relative step of the types of 16 bits, in which gradients are compared."""
+
+
+def check_backend(name: str | Device, dtypes: Sequence[str] | None = None) -> list[Failure]:
     """Run the table of every op on a device and return the rows that fail; none is a pass.
 
     Each op is held against a formula in NumPy: the shape and type of its result, its values (also
     at infinity, NaN, for no elements, for strided memory), its gradient, and in float64 its second
-    derivative. Types that the device does not have are left out.
+    derivative. Types that the device does not have are left out. ``dtypes`` names those to run,
+    "float16" and "bfloat16" among them, which run where float32 does; without it the types of the
+    samples.
     """
     where = device(name)
-    return [failure for op in OPS.values() for failure in check_op(op, where)]
+    return [failure for op in OPS.values() for failure in check_op(op, where, dtypes)]
 
 
-def check_op(op: Op, where: Device) -> list[Failure]:
-    """Return the rows of one op that fail on a device."""
+def check_op(op: Op, where: Device, types: Sequence[str] | None = None) -> list[Failure]:
+    """Return the rows of one op that fail on a device, in the types named or in the samples'."""
     rows = SAMPLES.get(op.name, [])
     found = [] if rows else [Failure(op.name, "-", "-", "samples", "a row in the table", "none")]
     for sample in rows:
         named = sample.attrs.get("dtype") or dtypes.bool_
-        for name in sample.dtypes:
+        for name in sample.dtypes if types is None else _among(types, sample):
             if where.has(dtypes.as_dtype(name)) and where.has(named):
                 for what, expected, got in _findings(sample, name, where, sample is rows[0]):
                     texts = (" ".join(str(x).split()) for x in (expected, got))
                     found.append(Failure(op.name, sample.label, name, what, *texts))
     return found
+
+
+def _among(types: Sequence[str], sample: Sample) -> list[str]:
+    runs = {*sample.dtypes, *(HALVES if "float32" in sample.dtypes else ())}
+    return [name for name in types if name in runs]
 
 
 def _findings(sample: Sample, dtype: str, where: Device, plainest: bool) -> Iterator[Finding]:
@@ -96,7 +107,7 @@ class Row:
         self.where = where
         self.hosts = [_cast(x, dtype) for x in sample.inputs]
         self.floats = [
-            i for i, x in enumerate(self.hosts) if isinstance(x, np.ndarray) and x.dtype.kind == "f"
+            i for i, x in enumerate(self.hosts) if isinstance(x, np.ndarray) and _is_float(x.dtype)
         ]
         self.narrowest = dtypes.as_dtype(dtype)
 
@@ -154,16 +165,23 @@ class Row:
         return tuple(self.op.shape(*shapes, **self.sample.attrs))
 
 
+def _is_float(dtype: Any) -> bool:
+    return bool(dtype.kind == "f" or dtype.name == "bfloat16")
+
+
 def _cast(x: Any, dtype: str) -> Any:
     """Return a sample's input in the type under test; only float64 arrays stand for it."""
     if isinstance(x, np.float64):
         x = np.asarray(x)
-    return x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype == np.float64 else x
+    if not isinstance(x, np.ndarray) or x.dtype != np.float64:
+        return x
+    with np.errstate(over="ignore", under="ignore"):
+        return x.astype(dtype)
 
 
 def _wide(x: Any, too: bool = False) -> Any:
     """Return floats as float64; integers of the type under test too where floats come out."""
-    if not isinstance(x, np.ndarray) or (x.dtype.kind != "f" and not too):
+    if not isinstance(x, np.ndarray) or (not _is_float(x.dtype) and not too):
         return x
     return x.astype(np.float64)
 
@@ -205,7 +223,7 @@ def _check_value(row: Row) -> Iterator[Finding]:
     for name, arrays in (("tensor", held), ("host array", row.hosts)):
         for i, (old, new) in enumerate(zip(before, arrays, strict=True)):
             if row.hosts[i] is not None and not np.array_equal(
-                old, new, equal_nan=old.dtype.kind == "f"
+                old, new, equal_nan=_is_float(old.dtype)
             ):
                 yield "untouched", f"{name} {i} as it was: {old}", new
 
@@ -213,7 +231,7 @@ def _check_value(row: Row) -> Iterator[Finding]:
 def _compare(what: str, wanted: Any, result: Tensor, row: Row) -> Iterator[Finding]:
     """Yield the first place where a result is further from the reference than its bound."""
     got = np.asarray(result.numpy())
-    if got.dtype.kind != "f":
+    if not _is_float(got.dtype):
         wrong = np.asarray(wanted != got)
     else:
         wanted = np.asarray(wanted, np.float64)
@@ -233,8 +251,13 @@ def _slack(row: Row, wanted: Any, dtype: Any) -> Any:
     size = np.abs(wanted)
     if row.op.kind in ("reduce", "contract"):
         size = np.maximum(size, np.max(size, initial=0.0, where=np.isfinite(size)))
-    narrow = np.float32 if row.narrowest is dtypes.float32 else dtype
-    return row.sample.ulps * np.spacing(size.astype(narrow).astype(dtype)).astype(np.float64)
+    name = row.narrowest.name
+    with np.errstate(all="ignore"):
+        if name in HALVES and _is_float(np.dtype(dtype)):
+            # NumPy has no spacing of bfloat16; below the smallest normal one step does for all.
+            return row.sample.ulps * HALVES[name] * np.maximum(size, 2.0**-14)
+        narrow = np.float32 if name == "float32" else dtype
+        return row.sample.ulps * np.spacing(size.astype(narrow).astype(dtype)).astype(np.float64)
 
 
 def _near(rounded: Any, got: Any, wanted: Any, slack: Any) -> Any:
@@ -266,6 +289,7 @@ def _check_gradient(row: Row) -> Iterator[Finding]:
         wanted = derivative(_along(row, i, direction, weights))
         parts = g.numpy().astype(np.float64) * direction
         precision = 1e-7 if row.narrowest is dtypes.float64 else 2e-5
+        precision = 16 * HALVES.get(row.narrowest.name, precision / 16)
         bound = precision * max(abs(wanted), float(np.abs(parts).sum()), 1e-3)
         if not abs(float(parts.sum()) - wanted) <= bound:
             yield f"gradient of input {i} along a direction", wanted, float(parts.sum())
@@ -331,7 +355,7 @@ def _check_into(row: Row) -> Iterator[Finding]:
 
 
 def _alike(x: Any, y: Any) -> bool:
-    return bool(np.array_equal(x, y, equal_nan=y.dtype.kind == "f"))
+    return bool(np.array_equal(x, y, equal_nan=_is_float(y.dtype)))
 
 
 def _call_of(row: Row) -> tuple[tuple[Any, ...], dict[str, Any], Any]:

@@ -24,8 +24,14 @@ def probabilities(scores: Any) -> Array:
 
     Shapes: scores (B, C) -> (B, C); (B,) or (B, 1), of the second of two classes, -> (B, 2).
     Rows that sum to 1, and single scores from 0 to 1, are probabilities; others are logits.
+    Raises: DataError for a NaN, which says no class.
     """
     given = host(scores).astype(np.float64)
+    if (bad := np.argwhere(np.isnan(given))).size:
+        raise DataError(
+            f"Row {bad[0][0]} of the scores has a NaN, {len(bad)} in all; it says no class. Find "
+            f"where the network makes it: model.predict on that row alone."
+        )
     if given.ndim == 1:
         given = given[:, np.newaxis]
     if given.ndim != 2 or not given.size:
@@ -36,7 +42,9 @@ def probabilities(scores: Any) -> Array:
         return np.concatenate([1 - second, second], axis=1)
     if shares and np.allclose(given.sum(axis=1), 1, atol=1e-3):
         return given
-    raised = np.exp(given - given.max(axis=1, keepdims=True))
+    # Not inf - inf, which is no number: of several infinite logits each takes an equal share.
+    top = given.max(axis=1, keepdims=True)
+    raised = np.exp(np.subtract(given, top, out=np.zeros_like(given), where=given != top))
     result: Array = raised / raised.sum(axis=1, keepdims=True)
     return result
 
@@ -72,3 +80,14 @@ def class_names(classes: Sequence[Any] | None, n: int) -> list[str]:
     if len(names) != n:
         raise DataError(f"{len(names)} names were given for {n} classes.")
     return names
+
+
+def shortened(name: str, length: int = 22) -> str:
+    """Return a name without its middle where it is too long for a label.
+
+    >>> shortened("iris setosa of the northern meadows", 16)
+    'iris set…meadows'
+    """
+    if len(name) <= length:
+        return name
+    return f"{name[: length // 2]}…{name[len(name) - (length - 1) // 2 :]}"

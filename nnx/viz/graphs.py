@@ -65,9 +65,10 @@ def graph(
     """Return a picture of a computation: values and gradients of all that led to a result.
 
     ``x`` is a tensor, such as a loss after ``backward(retain_graph=True)``; or a model with an
-    example, ``graph(model, x, y, loss="cross_entropy")``; or a traced `Graph`. ``names`` maps names
-    to tensors, and ``names=locals()`` will do. Gradients are those of this result; without
-    ``gradients`` they are shown once ``backward()`` was called.
+    example, ``graph(model, x, y, loss="cross_entropy")``, several inputs, targets and losses as for
+    `fit`; or a traced `Graph`. ``names`` maps names to tensors, and ``names=locals()`` will do.
+    Gradients are those of this result; without ``gradients`` they are shown once ``backward()`` was
+    called.
     Raises: GradientError without a tape, DataError for a model without an example.
 
     >>> import nnx
@@ -159,7 +160,7 @@ def _contents(node: Node, result: str) -> tuple[list[Any], float, float]:
         about = _cut(node.formula if node.op else WORDS[node.kind], LONGEST)
     if node.layer and node.kind == "result":
         about = node.layer
-    elif node.layer and node.name != node.op:
+    elif node.layer and node.name != node.op and not node.layer.endswith(node.op):
         about = f"{node.layer} · {node.op}"
     colour = "muted" if node.kind == "op" else node.kind
     rows.append([Text(0, 0, _cut(about, LONGEST), SMALL, colour)])
@@ -264,7 +265,9 @@ def summary(array: Any) -> str:
         return warning
     if fine.min() == fine.max() and not wrong:
         return f"all {fine[0]:.3g}".replace("-", "−")
-    shown = " … ".join(f"{v:.3g}".replace("-", "−") for v in (fine.min(), fine.mean(), fine.max()))
+    with np.errstate(over="ignore"):  # the sum for the mean
+        parts = fine.min(), fine.mean(), fine.max()
+    shown = " … ".join(f"{v:.3g}".replace("-", "−") for v in parts)
     return f"{shown}, {warning}" if warning else shown
 
 
@@ -278,7 +281,8 @@ def histogram(array: Any) -> tuple[float, ...]:
     fine = array[np.isfinite(array)].astype(np.float64)
     if fine.size < 2 or fine.min() == fine.max():
         return ()
-    counts, _ = np.histogram(fine, bins=N_BARS)
+    # Of halves: the distance between the ends of float64 would be infinite.
+    counts, _ = np.histogram(fine / 2, bins=N_BARS)
     return tuple(np.sqrt(counts / counts.max()).tolist())
 
 

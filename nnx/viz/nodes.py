@@ -7,14 +7,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nnx import tape
+from nnx import fit, tape
+from nnx.batches import Place
 from nnx.diagnose import watched
+from nnx.dtypes import float32
 from nnx.errors import DataError, GradientError
 from nnx.graph import Graph, Var, describe, names_of
-from nnx.nn import losses
+from nnx.loop import losses_of
 from nnx.nn.module import Module
 from nnx.op import Attrs, Op
-from nnx.tensor import Parameter, Tensor, asarray
+from nnx.outputs import Asked, called, n_rows, named, takes
+from nnx.outputs import names_of as output_names
+from nnx.tensor import Parameter, Tensor
+from nnx.tree import flatten
 
 KEEP = "Keep it with loss.backward(retain_graph=True)"
 
@@ -88,9 +93,22 @@ def of_tensor(
         found = _gradients(x, nodes)
         notes += _accumulated(leaves, found)
     return Computation(
-        _Reader(x, names, layers or {}, found).read(nodes[::-1]), x.device.name,
+        _Reader([x], names, layers or {}, found).read(nodes[::-1]), x.device.name,
         x.name or _name_in(names, x) or "J", notes,
     )  # fmt: skip
+
+
+def _of_outputs(
+    outputs: list[Tensor], names: Mapping[str, Any], layers: Mapping[int, str]
+) -> Computation:
+    """Return the computation that led to a network's outputs, without gradients."""
+    for x in outputs:
+        _check_tape(x)
+    nodes, _ = tape.collect(outputs, set())
+    found = _Reader(outputs, names, layers, {}).read(nodes[::-1])
+    result = _name_in(names, outputs[0]) if len(outputs) == 1 else ""
+    notes = ["values only: no gradients without targets; give y too"]
+    return Computation(found, outputs[0].device.name, result, notes)
 
 
 def _check_tape(x: Tensor) -> None:
@@ -143,13 +161,14 @@ class _Reader:
 
     def __init__(
         self,
-        result: Tensor,
+        results: list[Tensor],
         names: Mapping[str, Any] | None,
         layers: Mapping[int, str],
         gradients: Mapping[int, Any],
     ) -> None:
-        self.result, self.layers, self.gradients = result, layers, gradients
-        self.backend = result.device.backend
+        self.results = {id(x.node): x.name or ("J" if len(results) == 1 else "") for x in results}
+        self.layers, self.gradients = layers, gradients
+        self.backend = results[0].device.backend
         tensors = {name: x for name, x in (names or {}).items() if isinstance(x, Tensor)}
         self.names = {tape.key_of(x): name for name, x in reversed(tensors.items())}
         self.made: dict[int, Node] = {}
@@ -161,12 +180,12 @@ class _Reader:
         for on_tape in nodes:
             inputs = [self._input(x) for x in on_tape.inputs]
             key = id(on_tape)
-            kind = "result" if on_tape is self.result.node else "op"
+            kind = "result" if key in self.results else "op"
             formula = _formula(on_tape.op, inputs, on_tape.attrs)
             layer = self.layers.get(key, "")
-            name = self.names.get(key) or ("J" if kind == "result" else "")
-            if kind == "result" and self.result.name:
-                name = self.result.name
+            # A result's own name comes first, and what the caller calls it before a mere J.
+            given = self.results.get(key, "")
+            name = given if given not in ("", "J") else self.names.get(key) or given
             if not name:
                 name = on_tape.op.name if layer else self._next_name("v")
             made = self._node(key, name, kind, on_tape.out)
@@ -249,40 +268,68 @@ def of_model(
         )
     if len(inputs) > 2:
         raise DataError(f"graph: a model takes x, or x and y; got {len(inputs)} arrays.")
-    x = _example(model, inputs[0])
+    place = place_of(model)
+    x = _as_leaves(place.inputs(inputs[0]))
     with _run(model, x) as (out, layers):
-        names: dict[str, Any] = {"x": x}
+        outputs = output_names(model, out)
+        names = _labelled("x", x, place.takes.names)
         if len(inputs) == 1:
-            found = of_tensor(out, names | {"output": out}, False, layers)
-            found.notes = ["values only: no gradients without targets; give y too"]
-            return found
-        y = asarray(inputs[1], device=out.device)
-        function = losses.get(loss if loss is not None else _loss_of(model))
-        result = function(out, y)
-        names |= {"y": y, "J": result}
-        layers[tape.key_of(result)] = f"loss · {getattr(function, '__name__', 'function')}"
+            names |= _labelled("output", out, outputs)
+            return _of_outputs(flatten(out)[0], names, layers)
+        y = inputs[1]
+        if outputs is not None and isinstance(y, list | tuple) and len(y) == len(outputs):
+            y = dict(zip(outputs, y, strict=True))  # a list as long as the rows is one target
+        y = place.targets(y, n_rows(x))
+        function = _loss_for(model, loss, outputs)
+        result, parts = losses_of(function, out, y, None)
+        names |= {what: tensor for what, tensor in named("y", y)} | {"J": result}
+        names |= {f"{name}_loss": part for name, part in zip(outputs or (), parts, strict=True)}
+        single = [] if parts else [result]
+        for part, one in zip([*parts, *single], getattr(function, "functions", (function,)),
+                             strict=True):  # fmt: skip
+            layers[tape.key_of(part)] = f"loss · {getattr(one, '__name__', 'function')}"
+        if parts:
+            layers[tape.key_of(result)] = "sum of the losses"
         return of_tensor(result, names, gradients is not False, layers)
 
 
-def _example(model: Module, x: Any) -> Tensor:
-    """Return x on the model's device as a leaf of the tape, so that it gets a gradient too."""
+def place_of(model: Module) -> Place:
+    """Return where a network's examples go, and how many it takes at once."""
     first = model._first_parameter()
-    made = asarray(x, device=model.device)
-    if made.dtype.is_floating and first is not None and made.dtype is not first.dtype:
-        made = made.astype(first.dtype)
-    made = made.detach()
-    made.requires_grad = made.dtype.is_floating
-    return made
+    return Place(model.device, float32 if first is None else first.dtype, takes(model))
 
 
-def _loss_of(model: Module) -> Any:
-    from nnx import fit
+def _as_leaves(x: Any) -> Any:
+    """Return inputs as leaves of the tape, so that they get gradients too."""
+    tensors, rebuild = flatten(x)
+    leaves = [tensor.detach() for tensor in tensors]
+    for leaf in leaves:
+        leaf.requires_grad = leaf.dtype.is_floating
+    return rebuild(leaves)
 
-    return fit.compiled(model).loss
+
+def _labelled(what: str, tree: Any, names: tuple[str, ...] | None) -> dict[str, Any]:
+    """Return the tensors of a structure by name: its keys, or the names known for its places."""
+    if isinstance(tree, Tensor):
+        return {what: tree}
+    if isinstance(tree, dict):
+        return dict(tree)
+    known = names if names is not None and len(names) == len(tree) else ()
+    return dict(zip(known or (f"{what}{i}" for i in range(len(tree))), tree, strict=True))
+
+
+def _loss_for(model: Module, loss: Any, outputs: tuple[str, ...] | None) -> Any:
+    """Return the loss named, or that of `compile`, for one output or for several by name."""
+    if loss is None:
+        setup = fit.compiled(model)
+        setup.settle(outputs)
+        return setup.loss
+    asked = Asked(loss, None, ()).checked()
+    return asked.single()[0] if outputs is None else asked.several(outputs)
 
 
 @contextlib.contextmanager
-def _run(model: Module, x: Tensor) -> Iterator[tuple[Tensor, dict[int, str]]]:
+def _run(model: Module, x: Any) -> Iterator[tuple[Any, dict[int, str]]]:
     """Run a network with a tape; give its output, and the layer that made each value."""
     layers: dict[int, str] = {}
 
@@ -290,7 +337,7 @@ def _run(model: Module, x: Tensor) -> Iterator[tuple[Tensor, dict[int, str]]]:
         label = f"{path} · {type(module).__name__}" if path else type(module).__name__
         # Innermost modules return first, and what they made is theirs.
         given = {tape.key_of(x) for x in inputs if isinstance(x, Tensor)}
-        stack = [out]
+        stack = [tensor for _, tensor in named("", out)]
         while stack:
             made = stack.pop()
             if isinstance(made, Tensor) and made.node is not None:
@@ -301,7 +348,7 @@ def _run(model: Module, x: Tensor) -> Iterator[tuple[Tensor, dict[int, str]]]:
                     stack += made.node.inputs
 
     with evaluating(model), tape.enable_grad(), watched(model, watch):
-        out = model(x)
+        out = called(model, x)
     yield out, layers
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import struct
-import zlib
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,7 @@ from nnx.nn.summary import table
 from nnx.op import recording
 from nnx.tensor import Tensor
 from nnx.viz.graphs import graph, summary
-from nnx.viz.picture import LIGHT, signed_colours
+from nnx.viz.picture import LIGHT, png, rgb, signed_colours
 from nnx.viz.plots import history
 
 Array = NDArray[Any]
@@ -59,8 +57,10 @@ def _limit(matrix: Array) -> float:
 
 def _cells(matrix: Array) -> str:
     """Return a matrix as a table of its numbers on their colours."""
-    # Half of the colour at most, so that black numbers stay readable.
-    colours = signed_colours(matrix.astype(np.float64), 2 * _limit(matrix), LIGHT)
+    # Half of the colour at most, also of infinity, so that black numbers stay readable.
+    wide, limit = matrix.astype(np.float64), _limit(matrix) or 1.0
+    colours = signed_colours(np.clip(wide, -limit, limit) / 2, limit, LIGHT)
+    colours[np.isnan(wide)] = rgb(LIGHT["border"])
     rows = []
     for values, shades in zip(matrix.tolist(), colours.tolist(), strict=True):
         cells = "".join(
@@ -84,7 +84,9 @@ def _heat_map(matrix: Array) -> str:
         if step > 1:
             starts = np.arange(0, wide.shape[axis], step)
             last = np.diff(np.append(starts, wide.shape[axis]))
-            sums = np.add.reduceat(wide, starts, axis=axis)
+            # Of infinities of both signs, or beyond the range, the mean is shown as no number.
+            with np.errstate(invalid="ignore", over="ignore"):
+                sums = np.add.reduceat(wide, starts, axis=axis)
             wide = sums / np.expand_dims(last, 1 - axis)
     data = base64.b64encode(png(signed_colours(wide, _limit(wide), LIGHT))).decode()
     height, width = wide.shape
@@ -93,25 +95,6 @@ def _heat_map(matrix: Array) -> str:
         f'<img alt="heat map of a matrix" width="{max(round(width * scale), 12)}" '
         f'height="{max(round(height * scale), 12)}" style="image-rendering:pixelated" '
         f'src="data:image/png;base64,{data}">'
-    )
-
-
-def png(pixels: Array) -> bytes:
-    """Return pixels as a PNG file. Shapes: (H, W, 3) uint8. Source: ISO/IEC 15948."""
-    height, width, _ = pixels.shape
-    lines = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1)
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        check = zlib.crc32(kind + content)
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    content = zlib.compress(lines.tobytes())
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", content)
-        + chunk(b"IEND", b"")
     )
 
 

@@ -7,6 +7,8 @@ import contextlib
 import html
 import io
 import os
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,9 +55,32 @@ def signed_colours(values: Any, limit: float, use: dict[str, str]) -> Any:
     import numpy as np
 
     zero, plus, minus = (rgb(use[k]).astype(float) for k in ("zero", "positive", "negative"))
-    share = np.clip(values / limit if limit else 0 * values, -1, 1)[..., np.newaxis]
+    share = np.clip(values / limit if limit else np.sign(values), -1, 1)[..., np.newaxis]
     mixed = np.where(share >= 0, zero + share * (plus - zero), zero - share * (minus - zero))
     return np.rint(np.where(np.isnan(share), rgb(use["muted"]), mixed)).astype(np.uint8)
+
+
+def png(pixels: Any) -> bytes:
+    """Return pixels as a PNG file. Shapes: (H, W, 3) uint8. Source: ISO/IEC 15948."""
+    import numpy as np
+
+    height, width, _ = pixels.shape
+    lines = np.zeros((height, 1 + 3 * width), np.uint8)  # each starts with its filter, none
+    for i in range(3):
+        lines[:, 1 + i :: 3] = pixels[..., i]
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    content = zlib.compress(lines.data)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", content)
+        + chunk(b"IEND", b"")
+    )
 
 
 class Picture:
@@ -115,7 +140,12 @@ def library() -> Any:
     """Return matplotlib. Raises: DataError that names the extra, where it is missing."""
     try:
         import matplotlib  # type: ignore[import-not-found, unused-ignore]
-        import matplotlib.figure
+    except ValueError as error:  # of a setting, such as MPLBACKEND
+        named = os.environ.get("MPLBACKEND")
+        mend = f"MPLBACKEND is {named!r}: unset it" if named else "Mend its matplotlibrc"
+        raise DataError(
+            f"Pictures are drawn with matplotlib, which does not start: {error}. {mend}."
+        ) from None
     except ImportError:
         raise DataError(
             "Pictures are drawn with matplotlib, which is not installed: "
@@ -138,7 +168,8 @@ def style(dark: bool | None = None) -> Iterator[dict[str, str]]:
         "axes.grid": False, "grid.color": use["border"], "grid.linewidth": 0.6,
         "figure.facecolor": use["paper"], "savefig.facecolor": use["paper"], "legend.frameon":
         False, "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "figure.dpi": DPI,
-        "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "nnx",
+        "text.parse_math": False, "text.hinting": "none", "svg.fonttype": "none", "svg.hashsalt":
+        "nnx",
     }  # fmt: skip
     # Of the user's own settings none changes a picture; asking for the backend would open one.
     defaults = {k: v for k, v in matplotlib.rcParamsDefault.items() if k != "backend"}
@@ -148,7 +179,10 @@ def style(dark: bool | None = None) -> Iterator[dict[str, str]]:
 
 def new_figure(width: float, height: float, *, constrained: bool = True) -> Any:
     """Return an empty figure of a size in inches, which belongs to no window."""
-    figure = library().figure.Figure(figsize=(width, height))
+    library()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
     if constrained:
         figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
     return figure

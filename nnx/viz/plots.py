@@ -9,15 +9,14 @@ import numpy as np
 
 from nnx.errors import DataError
 from nnx.metrics import confusion_matrix, roc_auc, roc_curve
-from nnx.viz.counts import (
-    class_names,
-    host,
-    labels,
-    probabilities,
-)  # fmt: skip
+from nnx.viz.counts import class_names, host, labels, probabilities, shortened
 from nnx.viz.picture import Plot, new_figure, style
 
 MANY_CLASSES = 20  # above, a cell of a confusion matrix has no room for its number
+MOST_LABELS = 40  # of an axis; of more classes every second, third ... is named
+PANELS = 3  # side by side
+IN_A_COLUMN = 18  # entries of a legend
+LETTER = 0.09  # inches that a letter of a label takes
 VALIDATION = "val_"
 NEAR_PERFECT = 0.93  # mean area under ROC curves, from which their corner is enlarged
 LINES = ("solid", "dashed", "dashdot", "dotted")
@@ -36,36 +35,52 @@ def history(history: Any, *, dark: bool | None = None) -> Plot:
     Takes what `fit` returns, or a dict of lists. Raises: DataError where there is no epoch.
     """
     measured: Mapping[str, Sequence[float]] = getattr(history, "history", history)
-    measures = [name for name in measured if not name.startswith(VALIDATION)]
-    if not measures or not len(measured[measures[0]]):
+    names = [name for name, values in measured.items() if len(values)]
+    if not names:
         raise DataError("history: there is no epoch to draw. Train first: model.fit(x, y).")
+    measures = list(dict.fromkeys(name.removeprefix(VALIDATION) for name in names))
+    n_epochs = max(len(measured[name]) for name in names)
+    first = next(iter(getattr(history, "epoch", ())), 0) + 1
+    across = min(len(measures), PANELS)
+    down = -(-len(measures) // across)
     with style(dark) as use:
-        figure = new_figure(4.6 * len(measures), 3.4)
-        for panel, measure in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures,
-                                  strict=True):  # fmt: skip
-            _curves(panel, measured, measure, use)
-    last = ", ".join(f"{name} {measured[name][-1]:.4g}" for name in measured)
-    return Plot(figure, f"{len(measured[measures[0]])} epochs: {last}", dark)
+        figure = new_figure(4.6 * across, 3.4 * down)
+        panels = figure.subplots(down, across, squeeze=False).reshape(-1)
+        for panel, measure in zip(panels, measures, strict=False):
+            _curves(panel, measured, measure, first, use)
+        for panel in panels[len(measures) :]:
+            panel.axis("off")
+    last = ", ".join(f"{name} {measured[name][-1]:.4g}" for name in names)
+    return Plot(figure, f"{n_epochs} epoch{'s' * (n_epochs != 1)}: {last}", dark)
 
 
 def _curves(
-    panel: Any, measured: Mapping[str, Sequence[float]], measure: str, use: dict[str, str]
+    panel: Any,
+    measured: Mapping[str, Sequence[float]],
+    measure: str,
+    first: int,
+    use: dict[str, str],
 ) -> None:
     both = ((measure, "training", "first", "o"), (VALIDATION + measure, "validation", "second",
                                                   "s"))  # fmt: skip
+    gaps, longest = 0, 0
     for name, label, colour, marker in both:
         if name in measured:
-            values = measured[name]
-            few = len(values) <= 25
+            values = np.asarray(measured[name], np.float64)
+            fine = np.isfinite(values)
+            gaps, longest = gaps + int((~fine).sum()), max(longest, len(values))
             panel.plot(
-                range(1, len(values) + 1), values, color=use[colour], label=label, linewidth=1.8,
-                marker=marker if few or len(values) == 1 else None, markersize=4,
+                range(first, first + len(values)), np.where(fine, values, np.nan),
+                color=use[colour], label=label, linewidth=1.8, markersize=4,
+                marker=marker if len(values) <= 25 else None,
                 linestyle="solid" if name == measure else "dashed",
             )  # fmt: skip
     panel.set_title(measure)
-    panel.set_xlabel("epoch")
+    panel.set_xlabel("epoch" + (f" (not drawn: {gaps} NaN or infinite)" if gaps else ""))
     panel.grid(True, axis="y")
     panel.xaxis.get_major_locator().set_params(integer=True)
+    if longest == 1:
+        panel.set_xticks([first])
     if VALIDATION + measure in measured:
         panel.legend()
 
@@ -84,30 +99,33 @@ def confusion(
     """
     given = host(predictions)
     if given.ndim == 1 and given.dtype.kind in "iu":
-        most = max(int(given.max(initial=0)), int(host(targets).max(initial=0)))
+        most = max(int(given.max(initial=1)), int(host(targets).max(initial=1)))
         n_classes = len(classes) if classes else most + 1
         predicted = labels(given, len(given), n_classes)
     else:
         shares = probabilities(given)
         n_classes, predicted = shares.shape[1], shares.argmax(axis=1)
     true = labels(targets, len(predicted), n_classes)
-    names = class_names(classes, n_classes)
+    names = [shortened(name) for name in class_names(classes, n_classes)]
     counts = confusion_matrix(predicted, true, n_classes)
     accuracy = counts.trace() / max(counts.sum(), 1)
     with style(dark) as use:
         side = min(max(0.5 * n_classes + 1.6, 3.6), 12.0)
-        figure = new_figure(side + 0.3, side)
+        slanted = max(map(len, names)) > 3
+        room = LETTER * max(map(len, names)) if slanted else 0.0
+        figure = new_figure(side + 0.3 + room, side + 0.7 * room)
         axes = figure.subplots()
         _matrix(axes, counts, use)
-        axes.set_xticks(range(n_classes), names, rotation=_slant(names))
-        axes.set_yticks(range(n_classes), names)
+        step = -(-n_classes // MOST_LABELS)
+        named = range(0, n_classes, step)
+        axes.set_xticks(named, names[::step])
+        axes.set_yticks(named, names[::step])
+        if slanted:
+            for label in axes.get_xticklabels():
+                label.set(rotation=45, ha="right", rotation_mode="anchor")
         axes.set(xlabel="predicted (shade: share of the row)", ylabel="true")
         axes.set_title(f"{accuracy:.2%} of {counts.sum():,} right")
     return Plot(figure, f"confusion matrix, {accuracy:.2%} of {counts.sum():,} right", dark)
-
-
-def _slant(names: Sequence[str]) -> int:
-    return 45 if max(map(len, names)) > 3 else 0
 
 
 def _matrix(axes: Any, counts: Any, use: dict[str, str]) -> None:
@@ -150,7 +168,7 @@ def roc(
     shares = probabilities(predictions)
     n_classes = shares.shape[1]
     true = labels(targets, len(shares), n_classes)
-    names = class_names(classes, n_classes)
+    names = [shortened(name) for name in class_names(classes, n_classes)]
     there = [c for c in range(n_classes) if 0 < (true == c).sum() < len(true)]
     if not there:
         raise DataError("roc: all targets are of one class, and nothing can be told apart.")
@@ -160,7 +178,9 @@ def roc(
     with style(dark) as use:
         from matplotlib import colormaps
 
-        figure = new_figure(6.4, 4.6)
+        columns = -(-len(shown) // IN_A_COLUMN)
+        entry = 0.55 + LETTER * (max(len(names[c]) for c in shown) + 8)
+        figure = new_figure(4.6 + columns * entry, 4.6)
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=use["muted"], linewidth=1, linestyle=(0, (2, 3)))
         palette = colormaps["viridis" if dark else "viridis_r"]
@@ -181,7 +201,8 @@ def roc(
         axes.grid(True)
         axes.set_title(f"area under the curve {mean:.4f}" + (", mean" if len(shown) > 1 else ""))
         entries = axes.get_legend_handles_labels()
-        figure.legend(*entries, title="class, area", loc="outside right upper", fontsize=9)
+        figure.legend(*entries, title="class, area", loc="outside right upper", fontsize=9,
+                      ncols=columns)  # fmt: skip
     return Plot(figure, f"ROC curves, area {mean:.4f}", dark)
 
 

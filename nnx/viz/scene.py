@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from nnx.viz.layout import Point
-from nnx.viz.picture import DARK, DPI, colours, new_figure, rendered
+from nnx.viz.letters import CHARACTER, Letters, font
+from nnx.viz.picture import DARK, DPI, colours, new_figure, png, rendered, style
 
-CHARACTER = 0.602  # the width of any, in sizes of the font: all text is in one of fixed width
 FONTS = "'DejaVu Sans Mono',Menlo,'SF Mono',Consolas,ui-monospace,monospace"
 MAX_SIDE, MAX_AREA = 30_000, 12_000_000  # pixels; matplotlib draws sides below 2**16
 
@@ -204,58 +205,120 @@ def _bars(item: Bars) -> list[tuple[Point, Point, Point, Point]]:
 
 # matplotlib
 
+# Straight to its renderers: to make an artist of each piece, and of each text its measured size,
+# takes as long as all of the drawing.
+
 
 def drawn(
     items: Sequence[Any], width: float, height: float, dark: bool | None, format: str
 ) -> bytes:
     """Return the same drawing as a .png or .pdf file; a point is a pixel of the SVG."""
-    figure = new_figure(width / 72, height / 72, constrained=False)
     use = colours(dark)
-    figure.patch.set_facecolor(use["paper"])
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, width), ylim=(height, 0))
-    axes.axis("off")
-    for item in items:
-        _draw(axes, item, use)
+    paper = Rect(0, 0, width, height, "paper")
     sharpest = min(MAX_SIDE / max(width, height), (MAX_AREA / (width * height)) ** 0.5)
-    figure.dpi = min(DPI, 72 * sharpest)
-    return rendered(figure, format, dark)
+    with style(dark):
+        if format == "png":
+            return _png([paper, *items], width, height, min(DPI, 72 * sharpest), use)
+        from matplotlib.artist import Artist
+
+        class Drawing(Artist):
+            def draw(self, renderer: Any) -> None:
+                _Brush(renderer, height, use).draw([paper, *items])
+
+        figure = new_figure(width / 72, height / 72, constrained=False)
+        figure.add_artist(Drawing())
+        return rendered(figure, format, dark)
 
 
-def _draw(axes: Any, item: Any, use: dict[str, str]) -> None:
-    from matplotlib import patches
-    from matplotlib.path import Path as Outline
+def _png(
+    items: Sequence[Any], width: float, height: float, dpi: float, use: dict[str, str]
+) -> bytes:
+    import numpy as np
+    from matplotlib.backends import backend_agg
 
-    if isinstance(item, Group):
-        for part in item.parts:
-            _draw(axes, part, use)
-    elif isinstance(item, Text):
-        axes.text(
-            item.x, item.y, item.text, fontsize=item.size, color=use[item.colour],
-            family="DejaVu Sans Mono", weight="bold" if item.bold else "normal",
-            ha="right" if item.right else "left", va="baseline", parse_math=False,
-        )  # fmt: skip
-    elif isinstance(item, Rect):
-        axes.add_artist(patches.FancyBboxPatch(
-            (item.x, item.y), item.width, item.height,
-            boxstyle=patches.BoxStyle.Round(pad=0, rounding_size=item.radius),
-            facecolor=use[item.fill], edgecolor=use[item.stroke] if item.stroke else "none",
-            linewidth=1.0,
-        ))  # fmt: skip
-    elif isinstance(item, Bars):
-        corners = [point for bar in _bars(item) for point in (*bar, bar[0])]
-        kinds = [Outline.MOVETO, *[Outline.LINETO] * 3, Outline.CLOSEPOLY] * (len(corners) // 5)
-        bars = patches.PathPatch(Outline(corners, kinds), color=use[item.colour], linewidth=0)
-        axes.add_artist(bars)
-    else:
+    untyped: Any = backend_agg
+    size = math.ceil(width * dpi / 72), math.ceil(height * dpi / 72)
+    renderer = untyped.RendererAgg(*size, dpi)
+    pixels = np.asarray(renderer.buffer_rgba())[..., :3]
+    _Brush(renderer, size[1] * 72 / dpi, use, Letters(pixels, dpi)).draw(items)
+    return png(pixels)
+
+
+class _Brush:
+    """Draws on a renderer of matplotlib, whose y goes up; text by ``letters`` where there are."""
+
+    def __init__(
+        self, renderer: Any, height: float, use: dict[str, str], letters: Letters | None = None
+    ) -> None:
+        from matplotlib.transforms import Affine2D
+
+        self.renderer, self.use, self.letters = renderer, use, letters
+        self.pixels = renderer.points_to_pixels(1.0)
+        self.height = height * self.pixels
+        self.transform = Affine2D().scale(self.pixels, -self.pixels).translate(0, self.height)
+
+    def draw(self, items: Sequence[Any]) -> None:
+        """Draw one after the other."""
+        for item in items:
+            if isinstance(item, Group):
+                self.draw(item.parts)
+            elif isinstance(item, Text):
+                self._text(item)
+            elif isinstance(item, Rect):
+                stroke = self.use[item.stroke] if item.stroke else None
+                self._path(_rounded(item), self.use[item.fill], stroke, 1.0)
+            elif isinstance(item, Bars):
+                way = [step for bar in _bars(item) for step in _outline(bar)]
+                self._path(way, self.use[item.colour])
+            else:
+                self._path(segments(item), None, self.use[item.colour], item.width)
+                if item.arrow:
+                    self._path(_outline(_head(item)), self.use[item.colour])
+
+    def _text(self, item: Text) -> None:
+        left = item.x - text_width(item.text, item.size) if item.right else item.x
+        x, y, colour = left * self.pixels, item.y * self.pixels, self.use[item.colour]
+        if self.letters is not None:
+            self.letters.write(x, y, item.text, item.size, item.bold, colour)
+            return
+        context = self.renderer.new_gc()
+        context.set_foreground(colour)
+        face = font(item.size, item.bold)
+        self.renderer.draw_text(context, x, self.height - y, item.text, face, 0.0)
+        context.restore()
+
+    def _path(
+        self, way: Sequence[Segment], fill: str | None, stroke: str | None = None, width: float = 0
+    ) -> None:
+        from matplotlib.colors import to_rgba
+        from matplotlib.path import Path as Outline
+
         codes = {"M": (Outline.MOVETO,), "L": (Outline.LINETO,), "Q": (Outline.CURVE3,) * 2,
-                 "C": (Outline.CURVE4,) * 3}  # fmt: skip
-        way = segments(item)
+                 "C": (Outline.CURVE4,) * 3, "Z": (Outline.CLOSEPOLY,)}  # fmt: skip
         points = [point for _, some in way for point in some]
-        kinds = [code for kind, _ in way for code in codes[kind]]
-        axes.add_artist(patches.PathPatch(
-            Outline(points, kinds), facecolor="none", edgecolor=use[item.colour],
-            linewidth=item.width,
-        ))  # fmt: skip
-        if item.arrow:
-            axes.add_artist(patches.Polygon(_head(item), color=use[item.colour], linewidth=0))
+        if not points:
+            return
+        outline = Outline(points, [code for kind, _ in way for code in codes[kind]])
+        context = self.renderer.new_gc()
+        context.set_linewidth(width)
+        context.set_foreground(stroke or fill)
+        self.renderer.draw_path(context, outline, self.transform, fill and to_rgba(fill))
+        context.restore()
+
+
+def _outline(corners: Sequence[Point]) -> list[Segment]:
+    first, *others = corners
+    return [("M", (first,)), *(("L", (corner,)) for corner in others), ("Z", (first,))]
+
+
+def _rounded(item: Rect) -> list[Segment]:
+    """Return a rectangle as a path, with parabolas for corners: so small, they look round."""
+    left, top, r = item.x, item.y, min(item.radius, item.width / 2, item.height / 2)
+    right, bottom = left + item.width, top + item.height
+    return [
+        ("M", ((left + r, top),)), ("L", ((right - r, top),)),
+        ("Q", ((right, top), (right, top + r))), ("L", ((right, bottom - r),)),
+        ("Q", ((right, bottom), (right - r, bottom))), ("L", ((left + r, bottom),)),
+        ("Q", ((left, bottom), (left, bottom - r))), ("L", ((left, top + r),)),
+        ("Q", ((left, top), (left + r, top))), ("Z", ((left + r, top),)),
+    ]  # fmt: skip

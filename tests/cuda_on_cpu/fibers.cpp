@@ -11,7 +11,9 @@
 #include <cstdlib>
 #include <cstring>
 
+#include <pthread.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 struct uint3 {
@@ -30,10 +32,9 @@ typedef void (*Kernel)(const u64*);
 
 #if defined(__x86_64__) && !defined(CUDA_ON_CPU_UCONTEXT)
 typedef void* Context;
-extern "C" void cuda_switch(Context* from, Context to);
+extern "C" void cuda_switch(Context* from, Context to) asm("cuda_switch");
 asm(R"(
 .text
-.type cuda_switch, @function
 cuda_switch:
     pushq %rbp
     pushq %rbx
@@ -145,6 +146,7 @@ struct Report {
     unsigned block[2];
     unsigned thread[3];
     int line;
+    u64 address;
     char kind[32];
     char text[416];
 };
@@ -156,6 +158,7 @@ Fiber fibers[MAX_THREADS];
 int idle[MAX_THREADS];  // stacks without a thread
 int n_idle, n_fibers, n_threads;
 int current;  // the thread that runs, -1 in between
+pthread_t owner;  // the process's thread that launched
 Context scheduler;
 Kernel kernel;
 const u64* arguments;
@@ -366,22 +369,50 @@ void run_block() {
     } while (open_barrier());
 }
 
-// Faults: a wild address ends the launch, not the process.
+// Faults end the launch, not the process.
 
 void on_signal(int number, siginfo_t* info, void*) {
-    if (current < 0) {  // not a kernel's fault
-        signal(number, SIG_DFL);
-        raise(number);
+    if (!pthread_equal(pthread_self(), owner)) {
+        if (number == SIGVTALRM) pthread_kill(owner, number);
+        else signal(number, SIG_DFL);  // not a kernel's: happens again, and ends the process
         return;
     }
-    const char* kind = number == SIGFPE ? "arithmetic" : number == SIGILL ? "instruction" : "memory";
-    const char* what = number == SIGFPE ? "divides an integer by zero at"
-                       : number == SIGILL ? "came upon no instruction at"
-                                          : "uses memory that is not there:";
-    fail(FAULTED, current, kind, 0, "thread %s %s %p", name(current), what, info->si_addr);
+    char* address = (char*)info->si_addr;
+    const char* thread = current < 0 ? "?" : name(current);
+    const char* kind = number == SIGFPE ? "arithmetic" : "memory";
+    switch (number) {
+    case SIGVTALRM:
+        fail(FAULTED, current, "time", 0, "thread %s does not end: does it wait for another?", thread);
+    case SIGFPE:
+        fail(FAULTED, current, kind, 0, "thread %s divides an integer by zero", thread);
+    case SIGSEGV:
+    case SIGBUS:
+        if (stacks <= address && address < stacks + STACK * MAX_THREADS)
+            fail(FAULTED, current, kind, 0, "thread %s has more than %zu KiB of local variables",
+                 thread, STACK >> 10);
+        report->address = (u64)address;
+        fail(FAULTED, current, kind, 0, "thread %s uses memory that is not there: %p", thread,
+             (void*)address);
+    default:
+        fail(FAULTED, current, "instruction", 0, "thread %s came to no instruction", thread);
+    }
 }
 
-const int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+const int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGVTALRM};
+const int N_SIGNALS = sizeof SIGNALS / sizeof *SIGNALS;
+
+// What g++ calls where a check that it put in fails; the layouts are those of GCC and Clang.
+
+struct Place {
+    const char* file;
+    unsigned line, column;
+};
+
+[[noreturn]] void fail_check(const Place& place, const char* kind, u64 address, const char* what) {
+    report->address = address;
+    int line = strcmp(place.file, "module.cu") == 0 ? (int)place.line : 0;
+    fail(FAULTED, current, kind, line, "thread %s %s (line %d)", name(current), what, line);
+}
 
 }  // namespace
 
@@ -400,12 +431,51 @@ extern "C" u64 cuda_collective(int kind, int line, unsigned mask, u64 value, int
     return t.result;
 }
 
+extern "C" void __ubsan_handle_type_mismatch_v1_abort(const Place* place, u64 address) {
+    const unsigned char* after = (const unsigned char*)(place + 1) + sizeof(void*);
+    char what[96];
+    snprintf(what, sizeof what, "uses the address 0x%llx, no multiple of %d bytes", address,
+             1 << *after);
+    fail_check(*place, "memory", address, what);
+}
+
+extern "C" void __ubsan_handle_out_of_bounds_abort(const Place* place, u64 index) {
+    char what[96];
+    snprintf(what, sizeof what, "uses the index %lld, outside of its array", (long long)index);
+    fail_check(*place, "memory", 0, what);
+}
+
+extern "C" void __ubsan_handle_shift_out_of_bounds_abort(const Place* place, u64, u64 count) {
+    char what[96];
+    snprintf(what, sizeof what, "shifts by %lld bits", (long long)count);
+    fail_check(*place, "arithmetic", 0, what);
+}
+
+extern "C" void __ubsan_handle_divrem_overflow_abort(const Place* place, u64, u64) {
+    fail_check(*place, "arithmetic", 0, "divides an integer by zero");
+}
+
+// Pages between two closed ones; the address of the first open one.
+extern "C" char* cuda_map(size_t size_bytes) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    void* p = mmap(nullptr, size_bytes + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return nullptr;
+    if (mprotect((char*)p + page, size_bytes, PROT_READ | PROT_WRITE)) return nullptr;
+    return (char*)p + page;
+}
+
+extern "C" void cuda_unmap(char* p, size_t size_bytes) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    munmap(p - page, size_bytes + 2 * page);
+}
+
 extern "C" int cuda_launch(Kernel run, const u64* a, const unsigned* grid, const unsigned* block,
-                           char* shared, char* shared_end, int how, u64 seed, Report* out) {
+                           char* shared, char* shared_end, int how, u64 seed, double limit_s,
+                           Report* out) {
     kernel = run, arguments = a, report = out, order = how, random_state = seed;
     gridDim = {grid[0], grid[1], 1}, blockDim = {block[0], block[1], 1};
     n_threads = (int)(block[0] * block[1]);
-    n_fibers = n_idle = 0, current = -1;
+    n_fibers = n_idle = 0, current = -1, owner = pthread_self();
     memset(out, 0, sizeof *out);
     if (!stacks) {
         void* p = mmap(nullptr, STACK * MAX_THREADS, PROT_NONE,
@@ -417,10 +487,15 @@ extern "C" int cuda_launch(Kernel run, const u64* a, const unsigned* grid, const
     stack_t own = {}, kept_stack;
     own.ss_sp = spare, own.ss_size = sizeof spare;
     sigaltstack(&own, &kept_stack);
-    struct sigaction action = {}, kept[4];
+    struct sigaction action = {}, kept[N_SIGNALS];
     action.sa_sigaction = on_signal;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-    for (int i = 0; i < 4; i++) sigaction(SIGNALS[i], &action, &kept[i]);
+    for (int i = 0; i < N_SIGNALS; i++) sigaction(SIGNALS[i], &action, &kept[i]);
+    // Processor time, so that a busy machine ends no launch.
+    itimerval limit = {}, none = {};
+    limit.it_value.tv_sec = (long)limit_s;
+    limit.it_value.tv_usec = (long)((limit_s - (double)(long)limit_s) * 1e6);
+    setitimer(ITIMER_VIRTUAL, &limit, nullptr);
 
     int n_blocks = (int)(grid[0] * grid[1]);
     int* blocks = (int*)malloc(sizeof(int) * (size_t)(n_blocks ? n_blocks : 1));
@@ -433,8 +508,9 @@ extern "C" int cuda_launch(Kernel run, const u64* a, const unsigned* grid, const
         }
     }
     current = -1;
+    setitimer(ITIMER_VIRTUAL, &none, nullptr);
     free(blocks);
-    for (int i = 0; i < 4; i++) sigaction(SIGNALS[i], &kept[i], nullptr);
+    for (int i = 0; i < N_SIGNALS; i++) sigaction(SIGNALS[i], &kept[i], nullptr);
     sigaltstack(&kept_stack, nullptr);
     return out->outcome;
 }

@@ -1,0 +1,148 @@
+"""Passes for GPUs: in which precision matrices are multiplied, and what is done with the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nnx import dtypes
+from nnx.dtypes import DType
+from nnx.graph import Eqn, Graph, Var, same_shape
+from nnx.kernels.groups import is_view
+from nnx.op import OPS, Op
+from nnx.scalar import Scalar
+
+
+def _gemm(xp: Any, x: Any, y: Any, /, *bias: Any, compute: str, relu: bool, dtype: Any) -> Any:
+    """A product of matrices, with a bias to each row of the result, and no number below 0."""
+    native = xp.native(dtype)
+    out = xp.matmul(xp.astype(x, native), xp.astype(y, native))
+    if bias:
+        out = xp.add(out, bias[0])
+    return xp.maximum(out, 0) if relu else out
+
+
+GEMM = Op(
+    "gemm", "contract", lambda x, y, *bias, **attrs: OPS["matmul"].shape(x, y), _gemm, None,
+    _gemm.__doc__ or "", dtype="attr",
+)  # fmt: skip
+COMPUTE = {"float16": "float32", "bfloat16": "float32", "float64": "float64"}
+"""In which precision products of other types than float32 are summed."""
+
+Keeps = Callable[[DType, str], bool]
+"""Whether products of a type, summed in a precision, keep NaN when they apply relu."""
+
+
+def products(graph: Graph, precision: str, keeps_nan: Keeps) -> Graph:
+    """Return the graph with its products in the words of cuBLASLt.
+
+    ``precision`` is how float32 is multiplied: "highest" as it is, "high" as TF32, "medium" as
+    bfloat16, each summed in float32. A bias, and relu after it, become part of the product before
+    them, where nothing else reads that and the GPU then keeps NaN.
+    """
+    return _Products(graph, precision, keeps_nan).run()
+
+
+class _Products:
+    def __init__(self, graph: Graph, precision: str, keeps_nan: Keeps) -> None:
+        self.graph, self.precision, self.keeps_nan = graph, precision, keeps_nan
+        self.maker = {eqn.out: eqn for eqn in graph.eqns}
+        self.readers: dict[Var, list[Eqn]] = {}
+        for eqn in graph.eqns:
+            for x in set(eqn.vars):
+                self.readers.setdefault(x, []).append(eqn)
+        self.cast: dict[Var, Var] = {}
+        self.eqns: list[Eqn] = []
+
+    def run(self) -> Graph:
+        chains = [self._chain(e) for e in self.graph.eqns if _is_product(e)]
+        # Each at the place of its last eqn: what that reads is made by then.
+        last = {chain[-1]: chain for chain in chains}
+        inner = {eqn for chain in chains for eqn in chain[:-1]}
+        for eqn in self.graph.eqns:
+            if eqn in last:
+                self._product(last[eqn])
+            elif eqn not in inner:
+                self.eqns.append(eqn)
+        return self.graph.with_eqns(self.eqns)
+
+    def _kind(self, eqn: Eqn) -> tuple[DType, str]:
+        """Return the type of a product's factors, and in which precision it is summed."""
+        kind = eqn.out.dtype
+        if kind is not dtypes.float32:
+            return kind, COMPUTE[kind.name]
+        if self.precision == "medium":
+            return dtypes.bfloat16, "float32"
+        return kind, "tf32" if self.precision == "high" else "float32"
+
+    def _chain(self, eqn: Eqn) -> list[Eqn]:
+        """Return a product with the eqns that become part of it: a bias, then relu."""
+        chain = [eqn]
+        length = eqn.inputs[0].shape[-1]
+        # A sum of no products is no product, but has a bias.
+        some = not isinstance(length, Scalar) and length > 0
+        if len(eqn.out.shape) != 2 or eqn.out.dtype is dtypes.float64 or not some:
+            return chain
+        add = self._only_reader(eqn.out)
+        if add is None or add.op.name != "add" or self._bias(add, eqn.out) is None:
+            return chain
+        chain.append(add)
+        relu = self._only_reader(add.out)
+        if relu is not None and _is_relu(relu, add.out) and self.keeps_nan(*self._kind(eqn)):
+            chain.append(relu)
+        return chain
+
+    def _only_reader(self, x: Var) -> Eqn | None:
+        readers = self.readers.get(x, [])
+        return readers[0] if len(readers) == 1 and x not in self.graph.outputs else None
+
+    def _bias(self, add: Eqn, product: Var) -> Var | None:
+        """Return the other term of a sum, if it is a vector in memory as long as a row."""
+        for x, y in (add.inputs, add.inputs[::-1]):
+            if x is product and isinstance(y, Var) and y.dtype is product.dtype:
+                maker = self.maker.get(y)
+                if same_shape(y.shape, product.shape[-1:]) and not (maker and is_view(maker)):
+                    return y
+        return None
+
+    def _product(self, chain: list[Eqn]) -> None:
+        eqn, last = chain[0], chain[-1]
+        kind, compute = self._kind(eqn)
+        inputs = [self._as(x, kind) for x in eqn.inputs]
+        if len(chain) > 1:
+            bias = self._bias(chain[1], eqn.out)
+            assert bias is not None
+            inputs.append(bias)
+        attrs = {"compute": compute, "relu": len(chain) > 2, "dtype": eqn.out.dtype}
+        self.eqns.append(Eqn(GEMM, inputs, attrs, last.out, eqn.place))
+
+    def _as(self, x: Var, kind: DType) -> Var:
+        """Return a factor in another type: a view of one is a view of the converted."""
+        if x.dtype is kind:
+            return x
+        if x not in self.cast:
+            maker = self.maker.get(x)
+            if maker is not None and maker.op.name in ("permute_dims", "reshape"):
+                below = self._as(maker.inputs[0], kind)
+                eqn = Eqn(maker.op, (below,), maker.attrs, Var(x.shape, kind), maker.place)
+            else:
+                place = maker.place if maker is not None else ("", 0)
+                eqn = Eqn(OPS["astype"], (x,), {"dtype": kind}, Var(x.shape, kind), place)
+            self.eqns.append(eqn)
+            self.cast[x] = eqn.out
+        return self.cast[x]
+
+
+def _is_product(eqn: Eqn) -> bool:
+    return eqn.op.name == "matmul" and eqn.out.dtype.is_floating
+
+
+def _is_relu(eqn: Eqn, x: Var) -> bool:
+    def is_zero(y: Any) -> bool:
+        return type(y) in (int, float) and y == 0
+
+    if eqn.op.name != "maximum" or eqn.out.dtype is not x.dtype:
+        return False
+    return (eqn.inputs[0] is x and is_zero(eqn.inputs[1])) or (
+        eqn.inputs[1] is x and is_zero(eqn.inputs[0])
+    )
