@@ -32,6 +32,8 @@ from nnx.benchmarks import (
     harness,
     machine,
     problems,
+    readme,
+    suite,
 )
 from nnx.benchmarks.case import difference, sampled
 from nnx.benchmarks.gpu import Stage
@@ -249,6 +251,18 @@ def test_short_table_is_of_the_queued_steps():
 
 def test_without_results_the_readme_says_so():
     assert gpu_report.short(None) == "not yet measured on a GPU"
+
+
+def test_readme_takes_the_table_of_a_run(tmp_path):
+    path = tmp_path / "gpu.json"
+    path.write_text(json.dumps(made_up()))
+    readme_text = readme.FILE.read_text(encoding="utf-8")
+    text = readme.filled(readme_text, suite.read(readme.RESULTS), readme.of_gpu(path))
+    assert "| 784-512-512-10/1024/sgd, queued | 20.0 us |" in text
+    assert "not yet measured" not in text
+    assert readme.filled(text, suite.read(readme.RESULTS), None) == readme.filled(
+        readme_text, suite.read(readme.RESULTS), None
+    )
 
 
 # Stages and their time

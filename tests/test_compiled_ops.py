@@ -23,8 +23,8 @@ def usable(sample):
     return sample.raises is None and any(isinstance(x, np.ndarray) for x in sample.inputs)
 
 
-def rows_of(op):
-    return [Row(s, s.dtypes[0], nnx.device("numba")) for s in SAMPLES[op] if usable(s)]
+def rows_of(op, device="numba"):
+    return [Row(s, s.dtypes[0], nnx.device(device)) for s in SAMPLES[op] if usable(s)]
 
 
 def orders(row):
@@ -64,11 +64,19 @@ def task(row):
             results += nnx.grad(lambda xs: bent(xs, twins))(chosen)
         return results
 
-    return all_of, [*tensors, nnx.asarray(weights, device="numba")]
+    return all_of, [*tensors, nnx.asarray(weights, device=row.where)]
 
 
-def held(rows):
-    """Compile some rows as one function; return what does not hold."""
+def native(form, arrays, function, tensors):
+    """Return the outputs of native code, by the name of this way to run a function."""
+    return {"native": run(program_of(form.lowered), "native", arrays, {})}
+
+
+def held(rows, compiled=native):
+    """Compile some rows as one function; return what does not hold.
+
+    ``compiled`` returns outputs by the way that they were made.
+    """
     tasks = [task(row) for row in rows]
     ends = list(itertools.accumulate(len(tensors) for _, tensors in tasks))
 
@@ -91,8 +99,8 @@ def held(rows):
     limits = bounds(form.lowered, arrays, {})
     found = []
     eager = [x.numpy() for x in everything(*tensors)]
-    native = run(program_of(form.lowered), "native", arrays, {})
-    for way, outputs in (("eager", eager), ("native", native)):
+    ways = {"eager": eager, **compiled(form, arrays, everything, tensors)}
+    for way, outputs in ways.items():
         for name, x, (wanted, bound) in zip(names, outputs, limits, strict=True):
             assert x.shape == wanted.shape
             with np.errstate(all="ignore"):
