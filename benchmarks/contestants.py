@@ -426,7 +426,7 @@ def _jax_step(cell: Cell) -> Callable[..., Any]:
         if cell.precision != "medium":
             return x @ w
         narrow = (part.astype(jnp.bfloat16) for part in (x, w))
-        return jnp.matmul(*narrow, preferred_element_type=jnp.float32)
+        return jnp.matmul(*narrow).astype(jnp.float32)
 
     def loss_of(params: Any, x: Any, y: Any) -> Any:
         for w, b in params[:-1]:

@@ -45,13 +45,13 @@ class Stage(NamedTuple):
 
 
 STAGES = {
-    "rates": Stage("nnx.benchmarks.gpu_stages:rates", 25, 12),
-    "tests": Stage("nnx.benchmarks.gpu_stages:tests", 100, 25),
-    "sanitizer": Stage("nnx.benchmarks.gpu_stages:sanitizer", 60, 15),
-    "steps": Stage("nnx.benchmarks.gpu_stages:small", 260, 50),
-    "wide": Stage("nnx.benchmarks.gpu_stages:wide", 80, 35),
-    "elementwise": Stage("nnx.benchmarks.gpu_stages:elementwise", 30, 10),
-    "first step": Stage("nnx.benchmarks.gpu_stages:first_step", 45, 15),
+    "rates": Stage("nnx.benchmarks.gpu_stages:rates", 25, 8),
+    "tests": Stage("nnx.benchmarks.gpu_stages:tests", 90, 20),
+    "sanitizer": Stage("nnx.benchmarks.gpu_stages:sanitizer", 60, 10),
+    "steps": Stage("nnx.benchmarks.gpu_stages:small", 240, 42),
+    "wide": Stage("nnx.benchmarks.gpu_stages:wide", 80, 20),
+    "elementwise": Stage("nnx.benchmarks.gpu_stages:elementwise", 30, 7),
+    "first step": Stage("nnx.benchmarks.gpu_stages:first_step", 45, 8),
 }
 
 
@@ -98,9 +98,10 @@ def version(number: int) -> str:
 
 
 def asked_smi(names: Sequence[str]) -> list[str]:
-    """Return what nvidia-smi says of GPU 0."""
+    """Return what nvidia-smi says of the GPU that is the first to CUDA."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip() or "0"
     result = subprocess.run(
-        ["nvidia-smi", "--id=0", f"--query-gpu={','.join(names)}", "--format=csv,noheader,nounits"],
+        ["nvidia-smi", f"--id={first}", f"--query-gpu={','.join(names)}", "--format=csv,noheader,nounits"],
         capture_output=True, text=True, timeout=20, check=True,
     )  # fmt: skip
     return [part.strip() for part in result.stdout.splitlines()[0].split(",")]

@@ -21,9 +21,11 @@ BATCHES = (32, 1024, 128)
 """What is cut where the time ends is the middle."""
 WIDE = (4096, 4096, 4096, 4096)
 WIDE_BATCH = 16384
+QUICK_WIDE = (OURS, PRODUCTS)
 AGREEMENT = {"highest": contestants.AGREEMENT, "high": 1e-3, "medium": 5e-3}
 """How far the losses of a precision may be from those of float64, as a share of the largest."""
-FIT_BATCHES, FIT_EPOCHS = 64, 8
+FIT_ROWS, FIT_STEPS = 1 << 16, 4096
+"""About those of MNIST, and as many steps a call as let its own cost hardly count."""
 WIDE_CHECKED = 3
 
 
@@ -138,9 +140,7 @@ def exact_losses(xp: Any, problem: problems.Problem, n: int) -> list[Any]:
 # The loop of `fit`
 
 
-def fit(
-    cell: Cell, device: str = OURS, batches: int = FIT_BATCHES, epochs: int = FIT_EPOCHS
-) -> Work:
+def fit(cell: Cell, device: str = OURS, n_rows: int = FIT_ROWS, n_steps: int = FIT_STEPS) -> Work:
     """Return many steps of `fit`, shuffled, from data that is on the device already.
 
     A call of it counts as its steps; what it costs once is in the figure. Its losses are those of
@@ -149,6 +149,8 @@ def fit(
     import nnx
 
     contestants.set_precision(cell)
+    batches = n_rows // cell.batch
+    epochs = n_steps // batches
     problem = problems.make(cell)
     model = problems.make_model(cell, device)
     optimizer = problems.make_optimizer(cell, model)

@@ -431,13 +431,19 @@ def test_each_test_is_counted_even_where_the_run_was_ended():
         "tests/test_a.py::test_two[x y] SKIPPED (no GPU: told) [ 20%]\n"
         "tests/test_b.py::TestC::test_three FAILED [ 30%]\n"
         "tests/test_b.py::test_four ERROR [ 40%]\n"
-        "tests/test_b.py::test_five "
+        "tests/test_b.py::test_five \n"
+        "=== short test summary info ===\n"
+        "ERROR tests/test_c.py - ModuleNotFoundError: No module named 'mpmath'\n"
+        "ERROR tests/test_b.py::test_four - OSError\n"
     )
     row = gpu_stages.tested(text, None, "tests.txt")
     assert {k: row[k] for k in ("passed", "skipped", "failed", "error", "exit")} == {
         "passed": 1, "skipped": 1, "failed": 1, "error": 1, "exit": None,
     }  # fmt: skip
-    assert row["problems"] == ["tests/test_b.py::TestC::test_three", "tests/test_b.py::test_four"]
+    assert row["problems"] == [
+        "tests/test_b.py::TestC::test_three", "tests/test_b.py::test_four",
+        "not collected: tests/test_c.py",
+    ]  # fmt: skip
     assert gpu_report.is_fault(row)
 
 
@@ -566,12 +572,12 @@ def test_the_floor_is_of_flops_bytes_and_launches():
 
 def test_the_steps_of_fit_are_those_of_the_cell():
     case = contestants.case("", SMALL, (), "")
-    work = gpu_steps.fit(SMALL, "numpy", batches=2, epochs=1)
+    work = gpu_steps.fit(SMALL, "numpy", n_rows=32, n_steps=4)
     for _ in range(2):
         work.run()  # which the losses do not depend on
         off = difference(list(map(sampled, work.values())), contestants.expected(case))
         assert off < 1e-5
-    assert work.units == 2
+    assert work.units == 4
     read = work.clock()
     assert read() is None
 
