@@ -214,14 +214,18 @@ class CupyBackend(Backend):
 
     def compile(self, graph: Any, updates: dict[int, int], kinds: dict[str, bool]) -> Any:
         """Return a graph as one CUDA graph of kernels and products, on the current GPU."""
-        from nnx.kernels.cuda_machine import CupyMachine
         from nnx.kernels.cuda_program import CudaProgram
 
         index = int(self._cupy.cuda.runtime.getDevice())
-        machine = self._machines.get(index)
-        if machine is None:
-            machine = self._machines[index] = CupyMachine(index)
-        return CudaProgram(graph, updates, kinds, machine)
+        if index not in self._machines:
+            self._machines[index] = self.machine(index)
+        return CudaProgram(graph, updates, kinds, self._machines[index])
+
+    def machine(self, index: int) -> Any:
+        """Return one GPU as compiled steps see it."""
+        from nnx.kernels.cuda_machine import CupyMachine
+
+        return CupyMachine(self._cupy, index)
 
     def in_range(self, labels: Any, stop: int) -> bool:
         """Return whether all of a non-empty integer array lies in 0 to stop - 1.

@@ -101,7 +101,8 @@ def asked_smi(names: Sequence[str]) -> list[str]:
     """Return what nvidia-smi says of the GPU that is the first to CUDA."""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip() or "0"
     result = subprocess.run(
-        ["nvidia-smi", f"--id={first}", f"--query-gpu={','.join(names)}", "--format=csv,noheader,nounits"],
+        ["nvidia-smi", f"--id={first}", f"--query-gpu={','.join(names)}",
+         "--format=csv,noheader,nounits"],
         capture_output=True, text=True, timeout=20, check=True,
     )  # fmt: skip
     return [part.strip() for part in result.stdout.splitlines()[0].split(",")]

@@ -9,23 +9,17 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.util
 import os
-import sys
 import threading
 import weakref
-from collections.abc import Iterator
 from ctypes import c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64
 from ctypes import c_void_p as pointer
 from enum import IntEnum
-from pathlib import Path
 from typing import Any
 
 from nnx.errors import DeviceError
+from nnx.kernels import cuda_library
 from nnx.locks import hold_at_fork
-
-MAJORS = (13, 12)
-"""The major versions of CUDA whose cuBLASLt has these functions and constants."""
 
 ALGO_BYTES = 64
 """The size of an algorithm's description, which may be kept for the same version of cuBLASLt."""
@@ -342,71 +336,10 @@ class PreferenceDescriptor(Descriptor):
 # The library on this machine
 
 
+NAME = cuda_library.Name("cuBLASLt", "cublasLt", "cublas", "cublasLt64_{}.dll")
+
+
 @functools.cache
 def library() -> Library:
-    """Return this machine's cuBLASLt, loaded on first use.
-
-    Of NVIDIA's wheels, of where cuda-pathfinder finds it, or of the system, in this order.
-    Raises: DeviceError with what is missing, for which CUDA, and the line that installs it.
-    """
-    majors, faults = _majors(), []
-    for major in majors:
-        for path in _places(major):
-            try:
-                return Library(ctypes.CDLL(path))
-            except (OSError, AttributeError) as error:
-                faults.append(str(error))
-    wanted = " or ".join(map(str, majors))
-    raise DeviceError(
-        f"Products on the GPU need cuBLASLt for CUDA {wanted} ({_file_name(majors[0])}), which "
-        f"cannot be loaded here ({'; '.join(faults)}). Install it: python -m pip install "
-        f'"nnx-array[cuda{majors[0]}]".'
-    )
-
-
-def _majors() -> tuple[int, ...]:
-    """Return the major versions of CUDA that fit: that of CuPy's build where CuPy imports."""
-    try:
-        from cupy.cuda import runtime  # type: ignore[import-not-found, unused-ignore]
-
-        return (int(runtime.runtimeGetVersion()) // 1000,)
-    except Exception:  # CuPy's own backend tells why it does not import
-        return MAJORS
-
-
-def _places(major: int) -> Iterator[str]:
-    """Yield the paths at which to try to load the library, the last one a name for the system."""
-    name = _file_name(major)
-    for folder in _wheels():
-        for inside in (f"cu{major}/lib", f"cu{major}/bin/x86_64", "cublas/lib", "cublas/bin"):
-            if (path := folder / inside / name).is_file():
-                yield str(path)
-    if found := _pathfinder():
-        # It may be of another version: one that is loaded already goes first there.
-        if Path(found).name.startswith(name):
-            yield found
-    yield name
-
-
-def _wheels() -> list[Path]:
-    """Return the folders that NVIDIA's wheels share."""
-    try:
-        spec = importlib.util.find_spec("nvidia")
-    except (ImportError, ValueError):
-        return []
-    folders = None if spec is None else spec.submodule_search_locations
-    return [Path(folder) for folder in dict.fromkeys(folders or ())]
-
-
-def _pathfinder() -> str:
-    """Return where cuda-pathfinder, which CuPy installs, finds the library; "" where not."""
-    try:
-        from cuda import pathfinder  # type: ignore[import-not-found, unused-ignore]
-
-        return pathfinder.load_nvidia_dynamic_lib("cublasLt").abs_path or ""
-    except Exception:  # its errors are several, and a name for the system is tried next
-        return ""
-
-
-def _file_name(major: int) -> str:
-    return f"cublasLt64_{major}.dll" if sys.platform == "win32" else f"libcublasLt.so.{major}"
+    """Return this machine's cuBLASLt, loaded on first use. Raises: DeviceError without one."""
+    return cuda_library.load(NAME, "Products on the GPU", Library)

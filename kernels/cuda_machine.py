@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import cupy  # type: ignore[import-not-found, unused-ignore]
 import numpy as np
-from cupy.cuda import function, runtime
-from cupy_backends.cuda.api import driver  # type: ignore[import-not-found, unused-ignore]
 
 from nnx import dtypes
 from nnx.dtypes import DType
@@ -32,15 +28,15 @@ class DeviceArrays(HostArrays):
     """CuPy's arrays on one GPU."""
 
     on_host = False
-    kind = cupy.ndarray
 
-    def __init__(self, index: int) -> None:
-        self._index = index
+    def __init__(self, cupy: Any, index: int) -> None:
+        self._cupy, self._index = cupy, index
+        self.kind = cupy.ndarray
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
         """Return new memory."""
-        with scope(self._index):
-            return cupy.empty(shape, dtype)
+        with self.scope():
+            return self._cupy.empty(shape, dtype)
 
     @staticmethod
     def address(array: Any) -> int:  # type: ignore[override]
@@ -49,76 +45,83 @@ class DeviceArrays(HostArrays):
 
     def copied(self, array: Any) -> Any:
         """Return a copy, its elements in order."""
-        with scope(self._index):
-            return cupy.array(array, order="C")
+        with self.scope():
+            return self._cupy.array(array, order="C")
 
     def contiguous(self, array: Any) -> Any:
         """Return the elements in order, as they are where they are so already."""
-        with scope(self._index):
-            return cupy.ascontiguousarray(array)
+        with self.scope():
+            return self._cupy.ascontiguousarray(array)
 
     def rows(self, array: Any, order: Any) -> Any:
         """Return rows by number."""
-        with scope(self._index):
-            return array[cupy.asarray(order)]
+        with self.scope():
+            return array[self._cupy.asarray(order)]
 
-
-def scope(index: int) -> Any:
-    """Return the context in which a GPU is current; GPU 0 is so anyway."""
-    return cupy.cuda.Device(index) if index else contextlib.nullcontext()
+    def scope(self) -> Any:
+        """Return the context in which this GPU is current."""
+        return self._cupy.cuda.Device(self._index)
 
 
 class Memory:
     """Bytes of the GPU at an address; they are given back when this object goes."""
 
-    def __init__(self, n: int, stream: int) -> None:
+    def __init__(self, cupy: Any, n: int, stream: int) -> None:
         self._held = cupy.cuda.alloc(n)
         self.address: int = self._held.ptr
-        runtime.memsetAsync(self.address, 0, n, stream)
+        cupy.cuda.runtime.memsetAsync(self.address, 0, n, stream)
 
 
 class CupyMachine:
     """One GPU. Work goes to CuPy's current stream, and into a capture while there is one."""
 
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.arrays = DeviceArrays(index)
+    def __init__(self, cupy: Any, index: int) -> None:
+        self._cupy, self._runtime, self.index = cupy, cupy.cuda.runtime, index
+        self.arrays = DeviceArrays(cupy, index)
         self._capturing: Any = None
         self._plans: dict[tuple[Any, ...], Plan] = {}
 
     # What is made once
 
     @functools.cached_property
+    def _driver(self) -> Any:
+        from cupy_backends.cuda.api import driver  # type: ignore[import-not-found, unused-ignore]
+
+        return driver
+
+    @functools.cached_property
     def _capability(self) -> int:
-        return int(cupy.cuda.Device(self.index).compute_capability)
+        return int(self._cupy.cuda.Device(self.index).compute_capability)
 
     @functools.cached_property
     def _workspace(self) -> Memory:
-        return Memory(WORKSPACE_BYTES, self._stream)
+        return self.memory(WORKSPACE_BYTES)
 
     @functools.cached_property
     def _ring(self) -> Any:
         self._at = 0
-        return cupy.cuda.alloc_pinned_memory(RING_BYTES)
+        return self._cupy.cuda.alloc_pinned_memory(RING_BYTES)
 
     def scope(self) -> Any:
         """Return the context in which this GPU is current."""
-        return scope(self.index)
+        return self.arrays.scope()
 
     @property
     def _stream(self) -> int:
-        stream = self._capturing or cupy.cuda.get_current_stream()
+        stream = self._capturing or self._cupy.cuda.get_current_stream()
         return stream.ptr  # type: ignore[no-any-return]
 
     def load(self, source: str) -> dict[str, Any]:
         """Return the kernels of a text by name."""
+        from cupy.cuda import function  # type: ignore[import-not-found, unused-ignore]
+
         module = function.Module()
         module.load(nvrtc.cubin(source, self._capability))
         return _Kernels(module)
 
     def memory(self, n: int) -> Memory:
         """Return n bytes, all 0."""
-        return Memory(n, self._stream)
+        return Memory(self._cupy, n, self._stream)
 
     @functools.cache  # noqa: B019 (a machine lives as long as the process)
     def keeps_nan(self, dtype: DType, compute: str) -> bool:
@@ -128,7 +131,7 @@ class CupyMachine:
             width = dtype.itemsize
             given, out = self.memory(3 * n * n * width), self.memory(n * n * 4)
             # All bits set: NaN in each type.
-            runtime.memsetAsync(given.address, 0xFF, n * width, self._stream)
+            self._runtime.memsetAsync(given.address, 0xFF, n * width, self._stream)
             bias = self.memory(n * 4)
             out_dtype = "float32" if dtype is dtypes.bfloat16 else dtype.name
             problem = packed(
@@ -158,7 +161,7 @@ class CupyMachine:
         places = (ctypes.c_void_p * len(arguments))(
             *range(start, start + 8 * len(arguments), 8)
         )  # the driver copies the values before it returns
-        driver.launchKernel(
+        self._driver.launchKernel(
             kernel.ptr, blocks, 1, 1, THREADS, 1, 1, 0, self._stream,
             ctypes.addressof(places), 0,
         )  # fmt: skip
@@ -185,12 +188,14 @@ class CupyMachine:
     def copy(self, target: int, source: int, n: int) -> None:
         """Copy bytes on the GPU."""
         if n:
-            runtime.memcpyAsync(target, source, n, runtime.memcpyDeviceToDevice, self._stream)
+            self._runtime.memcpyAsync(
+                target, source, n, self._runtime.memcpyDeviceToDevice, self._stream
+            )
 
     def clear(self, target: int, n: int) -> None:
         """Set bytes to 0."""
         if n:
-            runtime.memsetAsync(target, 0, n, self._stream)
+            self._runtime.memsetAsync(target, 0, n, self._stream)
 
     def upload(self, target: int, array: Any) -> None:
         """Copy a host array by way of pinned memory, without waiting."""
@@ -199,25 +204,27 @@ class CupyMachine:
             return
         if n > RING_BYTES:
             source, stream = np.ascontiguousarray(array), self._stream
-            runtime.memcpyAsync(target, source.ctypes.data, n, runtime.memcpyHostToDevice, stream)
-            runtime.streamSynchronize(stream)
+            self._runtime.memcpyAsync(
+                target, source.ctypes.data, n, self._runtime.memcpyHostToDevice, stream
+            )
+            self._runtime.streamSynchronize(stream)
             return
         if self._at + n > RING_BYTES:
-            cupy.cuda.Device(self.index).synchronize()
+            self._cupy.cuda.Device(self.index).synchronize()
             self._at = 0
         place = ring.ptr + self._at
         ctypes.memmove(place, np.ascontiguousarray(array).ctypes.data, n)
         self._at += -(-n // 8) * 8
-        runtime.memcpyAsync(target, place, n, runtime.memcpyHostToDevice, self._stream)
+        self._runtime.memcpyAsync(target, place, n, self._runtime.memcpyHostToDevice, self._stream)
 
     def download(self, source: int, n: int) -> Any:
         """Return int64 words, when all that was started before is done."""
         words = np.empty(n, np.int64)
         stream = self._stream
-        runtime.memcpyAsync(
-            words.ctypes.data, source, words.nbytes, runtime.memcpyDeviceToHost, stream
+        self._runtime.memcpyAsync(
+            words.ctypes.data, source, words.nbytes, self._runtime.memcpyDeviceToHost, stream
         )
-        runtime.streamSynchronize(stream)
+        self._runtime.streamSynchronize(stream)
         return words
 
     # Captures
@@ -227,8 +234,8 @@ class CupyMachine:
 
         None, with a warning, where that cannot be; the function then has to be called each time.
         """
-        stream = cupy.cuda.Stream(non_blocking=True)
-        stream.begin_capture(runtime.streamCaptureModeThreadLocal)
+        stream = self._cupy.cuda.Stream(non_blocking=True)
+        stream.begin_capture(self._runtime.streamCaptureModeThreadLocal)
         self._capturing = stream
         try:
             start()

@@ -86,7 +86,7 @@ class CudaNests(Emitter):
         self.top = Scope(None, frozenset(), 1)
         self.shared_lines: list[str] = []
         self.blocks: Count = lambda env: 1
-        self.serial = False  # whether one thread does all of it
+        self.clears: list[tuple[str, Count]] = []  # what is 0 before the part runs, in bytes
 
     # Numbers of a call
 
@@ -122,7 +122,7 @@ class CudaNests(Emitter):
 
     def _loops(self, sizes: Sequence[Any], scope: Scope) -> tuple[list[str], Scope]:
         """Open nested loops; the outermost are shared among the threads of a part."""
-        if self.serial or scope.parent is not self.top:
+        if scope.parent is not self.top:
             return super()._loops(sizes, scope)
         mine, before = blocks_for(count_of(shapes.size(sizes)), THREADS), self.blocks
         self.blocks = lambda env: max(mine(env), before(env))
@@ -469,21 +469,21 @@ class CudaNests(Emitter):
 
     # Eqns of their own
 
-    def _indexed(self, eqn: Eqn) -> None:
-        if eqn.op.name == "scatter_add":
-            self._scattered(eqn)
-        else:
-            super()._indexed(eqn)
+    def _zeros(self, eqn: Eqn) -> None:
+        n, width = count_of(shapes.size(eqn.out.shape)), eqn.out.dtype.itemsize
+        self.clears.append((self.pointer[eqn.out], lambda env: n(env) * width))
 
-    def _scattered(self, eqn: Eqn) -> None:
-        """Emit additions at indices: one thread does all that may go to the same place."""
-        lines = self.top.lines
-        self.top.lines = []
-        self.serial = True
-        super()._indexed(eqn)
-        inside = self.top.lines
-        self.top.lines = [*lines, "    if block == 0 and thread() == 0:"]
-        self.top.lines += [f"    {text}" for text in inside]
+    def _places(
+        self, sizes: Sequence[Any], together: range, scope: Scope, adds: bool
+    ) -> tuple[list[str], Scope]:
+        if not adds:
+            return self._loops(sizes, scope)
+        # What may go to the same place is added by one thread, in order.
+        rest = [a for a in range(len(sizes)) if a not in together]
+        own, scope = self._loops([sizes[a] for a in rest], scope)
+        inner, scope = self._loops([sizes[a] for a in together], scope)
+        names = dict(zip([*rest, *together], [*own, *inner], strict=True))
+        return [names[a] for a in range(len(sizes))], scope
 
     def _draw(self, eqn: Eqn) -> None:
         attrs, out = eqn.attrs, eqn.out

@@ -174,6 +174,8 @@ class Setting:
         for run, blocks in zip(program.step.runs, self._blocks, strict=True):
             if isinstance(run, Launch):
                 given = [places[name] for name in ("call", "status", *run.params)]
+                for name, size in (clear for part in run.parts for clear in part.clears):
+                    machine.clear(places[name], size(self.sizes))
                 machine.launch(kernels[run.name], blocks, given)
                 continue
             for product in matrices(run, places, self.sizes):

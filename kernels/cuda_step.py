@@ -19,7 +19,10 @@ MOST_BLOCKS = 1024
 
 
 class Part(NamedTuple):
-    """A group as a function of a block: its text, its blocks, what it reads and writes."""
+    """A group as a function of a block: its text, its blocks, what it reads and writes.
+
+    ``clears`` names memory that is 0 before it runs, with its size in bytes.
+    """
 
     name: str
     body: tuple[str, ...]
@@ -27,6 +30,7 @@ class Part(NamedTuple):
     eqns: tuple[Eqn, ...]
     reads: tuple[Var, ...]
     writes: tuple[Var, ...]
+    clears: tuple[tuple[str, Count], ...] = ()
 
 
 class Launch(NamedTuple):

@@ -241,7 +241,7 @@ class CudaEmitter(CudaNests):
         self.n_parts += 1
         return Part(
             f"part{self.n_parts - 1}", self._guarded(names, body), self.blocks, tuple(eqns),
-            tuple(dict.fromkeys(read)), tuple(written),
+            tuple(dict.fromkeys(read)), tuple(written), tuple(self.clears),
         )  # fmt: skip
 
     def _guarded(self, names: Sequence[str], body: list[str]) -> tuple[str, ...]:

@@ -6,15 +6,34 @@ it that is checked before it is loaded. Its name follows from text, options and 
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import hashlib
 import warnings
+from collections.abc import Sequence
+from ctypes import byref, c_char_p, c_int
+from ctypes import c_void_p as pointer
 from typing import Any
 
-from nnx.errors import TraceError
-from nnx.kernels import cache
+from nnx.errors import DeviceError, TraceError
+from nnx.kernels import cache, cuda_library
 
 OPTIONS = ("--std=c++17", "--fmad=false", "--diag-suppress=177,550")
 """Arithmetic is never contracted, and subnormal numbers are kept."""
+SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "nvrtcVersion": (pointer, pointer),
+    "nvrtcGetNumSupportedArchs": (pointer,),
+    "nvrtcGetSupportedArchs": (pointer,),
+    "nvrtcGetErrorString": (c_int,),
+    "nvrtcCreateProgram": (pointer, c_char_p, c_char_p, c_int, pointer, pointer),
+    "nvrtcCompileProgram": (pointer, c_int, pointer),
+    "nvrtcGetProgramLogSize": (pointer, pointer),
+    "nvrtcGetProgramLog": (pointer, pointer),
+    "nvrtcGetCUBINSize": (pointer, pointer),
+    "nvrtcGetCUBIN": (pointer, pointer),
+    "nvrtcDestroyProgram": (pointer,),
+}
+"""The argument types of each function that is called; results are ints, 0 where all is well."""
 MAGIC = b"nnx\x00cubin1"
 DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -25,16 +44,15 @@ def cubin(source: str, capability: int) -> bytes:
     Raises: TraceError with the compiler's messages; DeviceError where there is no compiler.
     """
     nvrtc = compiler()
-    arch = architecture(capability, nvrtc.getSupportedArchs())
-    options = (*OPTIONS, f"--gpu-architecture={arch}")
-    key = hashlib.sha256(repr((source, options, nvrtc.getVersion())).encode())
+    options = (*OPTIONS, f"--gpu-architecture={architecture(capability, nvrtc.architectures)}")
+    key = hashlib.sha256(repr((source, options, nvrtc.version)).encode())
     folder = cache.directory()
     path = None if folder is None else folder / f"nnx_{key.hexdigest()[:40]}.bin"
     if path is not None:
         found = _kept(path, key.digest())
         if found is not None:
             return found
-    code = compiled(source, options)
+    code = nvrtc.compiled(source, options)
     if path is not None:
         body = MAGIC + key.digest() + code
         cache.keep(path, body + hashlib.sha256(body).digest())
@@ -58,22 +76,6 @@ def _kept(path: Any, key: bytes) -> bytes | None:
     return None
 
 
-def compiler() -> Any:
-    """Return CuPy's binding of NVRTC. Raises: DeviceError with the line that installs it."""
-    from nnx.errors import DeviceError
-
-    try:
-        from cupy_backends.cuda.libs import nvrtc  # type: ignore[import-not-found, unused-ignore]
-
-        nvrtc.getVersion()
-    except Exception as error:
-        raise DeviceError(
-            f"CUDA's run-time compiler (NVRTC) is missing: {error}. Install it: python -m pip "
-            f'install "nnx-array[cuda13]", or [cuda12] for an older driver.'
-        ) from error
-    return nvrtc
-
-
 def architecture(capability: int, known: Any) -> str:
     """Return the target for a GPU: its own, or the newest that the compiler knows before it."""
     known = sorted(int(x) for x in known)
@@ -89,19 +91,58 @@ def architecture(capability: int, known: Any) -> str:
     return f"sm_{fits[-1]}"
 
 
-def compiled(source: str, options: tuple[str, ...]) -> bytes:
-    """Return the cubin of a text. Raises: TraceError with the compiler's messages."""
-    nvrtc = compiler()
-    program = nvrtc.createProgram(source, "step.cu", [], [])
-    try:
+class Compiler:
+    """NVRTC's functions; its version as (major, minor), its architectures as numbers such as 90."""
+
+    def __init__(self, functions: Any) -> None:
+        for name, arguments in SIGNATURES.items():
+            getattr(functions, name).argtypes = arguments
+        functions.nvrtcGetErrorString.restype = c_char_p
+        self._functions = functions
+        major, minor, n = c_int(), c_int(), c_int()
+        self._call("nvrtcVersion", byref(major), byref(minor))
+        self._call("nvrtcGetNumSupportedArchs", byref(n))
+        known = (c_int * n.value)()
+        self._call("nvrtcGetSupportedArchs", known)
+        self.version, self.architectures = (major.value, minor.value), tuple(known)
+
+    def compiled(self, source: str, options: Sequence[str]) -> bytes:
+        """Return the cubin of a text. Raises: TraceError with the compiler's messages."""
+        program = pointer()
+        self._call("nvrtcCreateProgram", byref(program), source.encode(), b"step.cu", 0, None, None)
         try:
-            nvrtc.compileProgram(program, list(options))
-        except nvrtc.NVRTCError as error:
-            raise TraceError(
-                f"The CUDA text of a step does not compile ({error}):\n"
-                f"{nvrtc.getProgramLog(program)}\nThis is a fault of nnx: please report it."
-            ) from None
-        code: bytes = nvrtc.getCUBIN(program)
-        return code
-    finally:
-        nvrtc.destroyProgram(program)
+            words = (c_char_p * len(options))(*(option.encode() for option in options))
+            status = self._functions.nvrtcCompileProgram(program, len(options), words)
+            if status:
+                log = self._text("ProgramLog", program).rstrip(b"\0").decode(errors="replace")
+                raise TraceError(
+                    f"The CUDA text of a step does not compile ({self._word(status)}):\n{log}\n"
+                    f"This is a fault of nnx: please report it."
+                )
+            return self._text("CUBIN", program)
+        finally:
+            self._functions.nvrtcDestroyProgram(byref(program))
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        status = getattr(self._functions, name)(*arguments)
+        if status:
+            raise DeviceError(f"{name} answered {self._word(status)} ({status}).")
+
+    def _word(self, status: int) -> str:
+        return (self._functions.nvrtcGetErrorString(status) or b"?").decode()
+
+    def _text(self, what: str, program: Any) -> bytes:
+        size = ctypes.c_size_t()
+        self._call(f"nvrtcGet{what}Size", program, byref(size))
+        text = ctypes.create_string_buffer(size.value)
+        self._call(f"nvrtcGet{what}", program, text)
+        return text.raw
+
+
+NAME = cuda_library.Name("NVRTC", "nvrtc", "cuda_nvrtc", "nvrtc64_{}0_0.dll")
+
+
+@functools.cache
+def compiler() -> Compiler:
+    """Return this machine's NVRTC, loaded on first use. Raises: DeviceError without one."""
+    return cuda_library.load(NAME, "Steps on the GPU", Compiler)

@@ -126,12 +126,10 @@ class Singles(Nests):
         outer = Scope(self.top, frozenset(), 1)
         outer.fixed = True  # an index is tested here before anything is read with it
         if adds:
-            n = self.size(shapes.size(eqn.out.shape))
-            self.top.put(f"for c in range({n}):")
-            self.top.put(f"    {self.pointer[eqn.out]}[c] = {constant(0, eqn.out.dtype)}")
+            self._zeros(eqn)
         taken = x.shape if adds else eqn.out.shape
-        names, scope = self._loops(taken, outer)
-        lead, together, rest = _layout(key, indices)
+        lead, together = _layout(key, indices)
+        names, scope = self._places(taken, range(lead, lead + len(together)), outer, adds)
         shared = names[lead : lead + len(together)]
         plain = iter([*names[:lead], *names[lead + len(together) :]])
         place: list[str] = []
@@ -150,7 +148,6 @@ class Singles(Nests):
                 place.append(self._checked_index(text, n, scope, array.dtype.kind == "int"))
             else:
                 place.append(f"({self.size(n)} + {item})" if item < 0 else str(item))
-        del rest
         if adds:
             at_out = f"{self.pointer[eqn.out]}[{self.flat(full, place)}]"
             value = self.value(x, tuple(names), scope)
@@ -161,6 +158,18 @@ class Singles(Nests):
             self._store(eqn.out, names, text, scope)
         self._close(scope, outer)
         self.top.lines += outer.lines
+
+    def _zeros(self, eqn: Eqn) -> None:
+        """Emit a result of nothing but 0."""
+        n = self.size(shapes.size(eqn.out.shape))
+        self.top.put(f"for c in range({n}):")
+        self.top.put(f"    {self.pointer[eqn.out]}[c] = {constant(0, eqn.out.dtype)}")
+
+    def _places(
+        self, sizes: Sequence[Any], together: range, scope: Scope, adds: bool
+    ) -> tuple[list[str], Scope]:
+        """Open the loops over what is taken, or added; index arrays go along the axes together."""
+        return self._loops(sizes, scope)
 
     def _checked_index(self, text: str, n: Any, scope: Scope, signed: bool) -> str:
         """Emit the test of an index before memory is read with it."""
@@ -206,7 +215,7 @@ class Singles(Nests):
         return f"{name} = {cast_of(dtype)}_slot(table, {slot})"
 
 
-def _layout(key: list[tuple[Any, Any]], indices: Sequence[Var]) -> tuple[int, Any, int]:
+def _layout(key: list[tuple[Any, Any]], indices: Sequence[Var]) -> tuple[int, Any]:
     """Return where the axes of index arrays come out, and those axes."""
     together = shapes.broadcast(*(tuple(i.shape) for i in indices)) if indices else ()
     lead, starts, previous, n = 0, [], False, 0
@@ -218,4 +227,4 @@ def _layout(key: list[tuple[Any, Any]], indices: Sequence[Var]) -> tuple[int, An
         if item is None or isinstance(item, slice):
             n += 1
     lead = starts[0] if len(starts) == 1 else 0
-    return lead, together, n
+    return lead, together

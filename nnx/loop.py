@@ -415,6 +415,7 @@ class Loop:
             # The first step makes what the others repeat; the last may be smaller.
             block = self._many(many, step, n, order) if many is not None and step < n else None
             if block is None:
+                many = None  # it would be one more owner of what the step writes in place
                 block = self._one(epoch, step, order, cut(step), False)
                 many = jitted.epoch(data, size) if step + 2 < n else None
             yield block

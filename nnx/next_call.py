@@ -65,7 +65,8 @@ class Repeat:
     """Further calls of the sizes of one that was run: same network, perhaps other batches.
 
     ``call`` with the arguments returns the results, or `MISSED` where something else is different;
-    nothing has then happened, and the call goes the long way.
+    nothing has then happened, and the call goes the long way. That one counts the owners of arrays,
+    so nothing here may refer back to this object: it must go, with what it holds, as it is dropped.
     """
 
     def __init__(self, native: Native, args: Sequence[Any], env: dict[str, Any]) -> None:
@@ -160,11 +161,12 @@ class Repeat:
         makes = self._results(text)
         env = text.name(self.env)
         if self.entry.draws:
-            text.add(f"claims = {text.name(self.claim)}({env})")
-            text.add(f"{text.name(self._write_draws)}()")
+            text.add(f"claims = {text.name(self.entry.claim)}({env})")
+            for name, slot in self._draws():
+                text.add(f"{text.name(self._words)}[{slot}] = {text.name(_bits)}({env}[{name!r}])")
         text.add(f"if {text.name(self.setting.run)}():")
         claims = "claims" if self.entry.draws else "()"
-        text.add(f"{text.name(self._explain)}(args, {claims})", 2)
+        text.add(f"{text.name(_explain)}({text.name(self.entry)}, {env}, args, {claims})", 2)
         for x in self._written:
             text.add(f"{text.name(x)}.version += 1")
         for x in self._forgotten:
@@ -253,13 +255,6 @@ class Repeat:
             made.append(f"t{len(made)}")
         return made
 
-    def _explain(self, args: tuple[Any, ...], claims: Sequence[Any]) -> None:
-        """Raise what eager mode says of values that the step has refused."""
-        for generator, first, n in claims:
-            generator.give_back(first, n)
-        tensors = [x for x in args if isinstance(x, Tensor)]
-        self.entry.explain(self.entry.inputs(tensors), self.env)
-
     # What blocks of steps need
 
     @property
@@ -271,23 +266,18 @@ class Repeat:
         """Return whether what the trace took for granted of its numbers holds for these."""
         return self._holds is None or bool(self._holds(env))
 
-    def claim(self, env: dict[str, Any]) -> list[tuple[Any, int, int]]:
-        """Claim the random numbers of a call; return generators, first blocks and counts."""
-        return self.entry.claim(env)
-
-    def _write_draws(self) -> None:
-        for slot, word in zip(self.draw_slots(), self.draw_words(self.env), strict=True):
-            self._words[slot] = word
+    def _draws(self) -> list[tuple[str, int]]:
+        """Return the counters of random numbers, and where each stands in the table."""
+        places = self.native.program.emitted.scalars
+        return [(name, places[name]) for _, names, _ in self.entry.draws for name in names]
 
     def draw_slots(self) -> list[int]:
         """Return where the counters of random numbers stand in the table."""
-        places = self.native.program.emitted.scalars
-        return [places[name] for _, names, _ in self.entry.draws for name in names]
+        return [slot for _, slot in self._draws()]
 
     def draw_words(self, env: dict[str, Any]) -> list[int]:
         """Return the counters as the 64 bits that the table holds."""
-        values = [env[name] for _, names, _ in self.entry.draws for name in names]
-        return [value if value < 2**63 else value - 2**64 for value in values]
+        return [_bits(env[name]) for name, _ in self._draws()]
 
     def run_many(self, run: Any, n: int, batch: int, order: Any, columns: Any, results: Any,
                  scalars: Any, slots: Any) -> tuple[int, int]:  # fmt: skip
@@ -308,6 +298,19 @@ class Repeat:
             x.version += n_steps
         for x in self._forgotten:
             x.grad = None
+
+
+def _bits(value: int) -> int:
+    """Return a whole number of 64 bits as the table holds it."""
+    return value if value < 2**63 else value - 2**64
+
+
+def _explain(entry: Any, env: dict[str, Any], args: tuple[Any, ...], claims: Sequence[Any]) -> None:
+    """Raise what eager mode says of values that the step has refused."""
+    for generator, first, n in claims:
+        generator.give_back(first, n)
+    tensors = [x for x in args if isinstance(x, Tensor)]
+    entry.explain(entry.inputs(tensors), env)
 
 
 class _Place:

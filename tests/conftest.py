@@ -82,3 +82,24 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="slow; run it with -m slow"))
+
+
+@pytest.fixture
+def apart(monkeypatch):
+    """Lay out the memory of CUDA steps so that what leaves its own part is found."""
+    from nnx.kernels import cuda_program
+    from tests.cuda_machine import Apart
+
+    monkeypatch.setattr(cuda_program, "Setting", Apart)
+
+
+@pytest.fixture
+def emulated():
+    """Compile for the device "numba" as CUDA, run on the CPU; return the programs, as they come."""
+    from tests import cuda_on_cpu
+    from tests.cuda_machine import emulation
+
+    if reason := cuda_on_cpu.available():
+        pytest.skip(reason)
+    with emulation() as made:
+        yield made

@@ -4,8 +4,11 @@ import contextlib
 
 import numpy as np
 
+from nnx.backends.numba_backend import NumbaBackend
+from nnx.kernels import cuda_program as programs
+from nnx.kernels.cuda_program import CudaProgram
 from nnx.places import HostArrays
-from tests.cuda_on_cpu import Module
+from tests.cuda_on_cpu import Guarded, Module
 
 THREADS = 256
 
@@ -19,6 +22,42 @@ class Memory:
         self.address = start + -start % 256
 
 
+class Apart(programs.Setting):
+    """A step whose memory is laid out part by part, so that what leaves its own part is found.
+
+    What is not said to be 0 at first is NaN.
+    """
+
+    def _laid_out(self, wanted):
+        held = {name: Guarded(shape=size, dtype=np.uint8, align=32) for name, size in wanted}
+        for name, memory in held.items():
+            if name.startswith(("tickets", "status")):
+                memory.array[...] = 0
+        self.bytes = sum(size for _, size in wanted)
+        return held, {name: memory.address for name, memory in held.items()}
+
+
+def cuda_program(graph, updates=None, order="forward"):
+    """Return a lowered graph as kernels, to be run by `tests.tracing.run`."""
+    return CudaProgram(graph, updates or {}, dict.fromkeys(graph.scalars, True), Machine(order))
+
+
+@contextlib.contextmanager
+def emulation(order="reverse"):
+    """Compile for the device "numba" as CUDA, run on the CPU; give the programs, as they come."""
+    made, before = [], NumbaBackend.compile
+
+    def compile(self, graph, updates, kinds):
+        made.append(CudaProgram(graph, updates, kinds, Machine(order)))
+        return made[-1]
+
+    NumbaBackend.compile = compile
+    try:
+        yield made
+    finally:
+        NumbaBackend.compile = before
+
+
 class Arrays(HostArrays):
     """NumPy's arrays as if they were in another memory."""
 
@@ -26,19 +65,19 @@ class Arrays(HostArrays):
 
 
 class Machine:
-    """Runs a step on the host. ``order`` is that of `Module.launch`; ``launches`` counts.
+    """Runs a step on the host. ``order`` is that of `Module.launch`; ``launches`` and so on count.
 
     A capture notes what is started, and its replay starts that again with the same arguments.
     """
 
-    def __init__(self, order="forward"):
+    def __init__(self, order="forward", arrays=None):
         self.order, self.launches, self.products, self.replays = order, 0, 0, 0
-        self.arrays = Arrays()
+        self.arrays = arrays or Arrays()
         self.noted = None
-        self.allocated = 0
+        self.allocated = self.uploaded = 0
 
     def scope(self):
-        return contextlib.nullcontext()
+        return self.arrays.scope() if hasattr(self.arrays, "scope") else contextlib.nullcontext()
 
     def capture(self, function):
         assert self.noted is None
@@ -112,6 +151,7 @@ class Machine:
 
     def upload(self, target, array):
         assert self.noted is None, "the host's memory is read in a capture"
+        self.uploaded += array.nbytes
         _bytes(target, array.nbytes)[:] = np.ravel(array).view(np.uint8)
 
     def download(self, source, n):

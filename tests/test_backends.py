@@ -532,8 +532,8 @@ def test_imports_point_one_way(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_heavy_library_is_imported_at_the_top(path):
     tops = {module.partition(".")[0] for module in imports(path)}
-    # Made of these libraries' parts; the modules are imported when something is compiled.
-    allowed = {"intrinsics.py": {"numba"}, "cuda_machine.py": {"cupy"}}.get(path.name, set())
+    # The twins are made of Numba's parts; the module is imported when something is compiled.
+    allowed = {"numba"} if path.name == "intrinsics.py" else set()
     assert not tops & OUTSIDE - allowed
     core = {
         "op",

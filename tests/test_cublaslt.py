@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nnx.errors import DeviceError
-from nnx.kernels import cublaslt
+from nnx.kernels import cublaslt, cuda_library
 from nnx.kernels.cublaslt import MatmulDesc, MatmulPref, MatrixLayout
 from tests.conftest import why_not
 from tests.cublaslt_on_cpu import CublasLtOnCpu
@@ -201,8 +201,8 @@ def test_handle_is_one_for_each_gpu(cpu):
 @pytest.fixture
 def nowhere(monkeypatch):
     """No library on this machine."""
-    monkeypatch.setattr(cublaslt, "_wheels", list)
-    monkeypatch.setattr(cublaslt, "_pathfinder", str)
+    monkeypatch.setattr(cuda_library, "wheels", list)
+    monkeypatch.setattr(cuda_library, "pathfinder", lambda stem: "")
     monkeypatch.setattr(cublaslt, "library", cublaslt.library.__wrapped__)
 
     def load(path):
@@ -212,8 +212,8 @@ def nowhere(monkeypatch):
 
 
 def test_missing_library_says_what_and_for_which_cuda(monkeypatch, nowhere):
-    monkeypatch.setattr(cublaslt, "_majors", lambda: (12,))
-    monkeypatch.setattr(cublaslt.sys, "platform", "linux")
+    monkeypatch.setattr(cuda_library, "majors", lambda: (12,))
+    monkeypatch.setattr(cuda_library.sys, "platform", "linux")
     with pytest.raises(DeviceError) as caught:
         cublaslt.library()
     assert str(caught.value) == (
@@ -232,18 +232,21 @@ def test_missing_library_without_cupy_names_both(monkeypatch, nowhere):
 
 @pytest.mark.parametrize("inside", ["cu13/lib", "cublas/lib"])
 def test_places_are_tried_in_order(monkeypatch, tmp_path, inside):
-    monkeypatch.setattr(cublaslt.sys, "platform", "linux")
-    monkeypatch.setattr(cublaslt, "_wheels", lambda: [tmp_path])
-    monkeypatch.setattr(cublaslt, "_pathfinder", lambda: "/else/libcublasLt.so.13")
-    assert list(cublaslt._places(13)) == ["/else/libcublasLt.so.13", "libcublasLt.so.13"]
+    monkeypatch.setattr(cuda_library.sys, "platform", "linux")
+    monkeypatch.setattr(cuda_library, "wheels", lambda: [tmp_path])
+    monkeypatch.setattr(cuda_library, "pathfinder", lambda stem: "/else/libcublasLt.so.13")
+    assert list(cuda_library.places(cublaslt.NAME, 13)) == [
+        "/else/libcublasLt.so.13",
+        "libcublasLt.so.13",
+    ]
     (tmp_path / inside).mkdir(parents=True)
     path = tmp_path / inside / "libcublasLt.so.13"
     path.touch()
-    assert next(iter(cublaslt._places(13))) == str(path)
+    assert next(iter(cuda_library.places(cublaslt.NAME, 13))) == str(path)
     # What is found for another CUDA is not taken.
-    assert list(cublaslt._places(12)) == ["libcublasLt.so.12"]
+    assert list(cuda_library.places(cublaslt.NAME, 12)) == ["libcublasLt.so.12"]
 
 
 def test_major_version_is_that_of_cupy():
     runtime = pytest.importorskip("cupy.cuda.runtime", reason="CuPy is not installed")
-    assert cublaslt._majors() == (runtime.runtimeGetVersion() // 1000,)
+    assert cuda_library.majors() == (runtime.runtimeGetVersion() // 1000,)

@@ -18,6 +18,8 @@ import pytest
 import nnx
 from nnx import nn, optim, rows
 from nnx.op import OPS
+from nnx.prepare import place_of
+from nnx.rows import array_data
 from nnx.testing.conformance import check_op
 from tests import fake_cupy
 from tests.fake_cupy import functions
@@ -168,7 +170,7 @@ def test_places_outside_an_axis_are_refused(machine):
 
 
 def test_batches_are_cut_without_a_look_at_their_places(machine):
-    data = nnx.fit.array_data(nnx.fit._place(network("cupy")), X, Y)
+    data = array_data(place_of(network("cupy")), X, Y)
     cut = data.cutter(16, np.arange(50)[::-1].copy())
     machine.log.clear()
     x, y, _ = cut(0)
@@ -606,7 +608,7 @@ def test_mapped_file_is_held_on_the_gpu_and_read_by_rows_where_it_does_not_fit(
     np.save(tmp_path / "x.npy", X)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     monkeypatch.setattr(rows, "MAPPED_BYTES", 0)
-    place = nnx.fit._place(network("cupy"))
+    place = place_of(network("cupy"))
     assert not rows.reads_by_rows(place, mapped)
     by_rows(monkeypatch)
     assert rows.reads_by_rows(place, mapped) and rows.reads_by_rows(place, X)

@@ -11,8 +11,9 @@ import nnx
 from nnx.graph import interpret, same_shape
 from nnx.kernels import cache
 from nnx.op import OPS
+from tests.cuda_machine import cuda_program
 from tests.random_graphs import BATCH, OTHER_BATCH, Program
-from tests.reference import bounds
+from tests.reference import bounds, wrong
 from tests.tracing import Form, program_of, run
 
 AT_A_TIME = 10
@@ -47,8 +48,7 @@ class Case:
         self.program = Program(seed, n_steps)
         self.numba = nnx.device("numba")
         self.form = Form(self.program, self._tensors(BATCH, "numba"), BATCH)
-        self.compiled = program_of(self.form.lowered)
-        self.in_place = program_of(self.form.lowered, self._updates())
+        self.programs = {}
         self.undecided = self.checked = 0
         self.bounds = {}
 
@@ -75,8 +75,16 @@ class Case:
         arrays, env = self.arrays(batch), {"B": batch}
         if way == "interpreted":
             return [np.asarray(x) for x in interpret(self.form.graph, self.numba, arrays, env)]
-        way, _, where = way.partition(" ")
-        return run(self.in_place if where else self.compiled, way, arrays, env)
+        return run(self.compiled(way), way.split()[0], arrays, env)
+
+    def compiled(self, way):
+        """Return the program of a way such as "native" or "cuda in place"."""
+        kind, _, where = way.partition(" ")
+        made = cuda_program if kind == "cuda" else program_of
+        if (made, where) not in self.programs:
+            program = made(self.form.lowered, self._updates() if where else {})
+            self.programs[made, where] = program
+        return self.programs[made, where]
 
     def faults(self, way, batch):
         """Return what is wrong with a way's results, one text an output."""
@@ -91,18 +99,13 @@ class Case:
                     f"{self.program}\n{way}, batch {batch}, output {k}: {x.dtype}{x.shape}"
                 )
                 continue
-            undecided = ~np.isfinite(bound)
-            self.undecided += undecided.sum()
+            self.undecided += (~np.isfinite(bound)).sum()
             self.checked += x.size
-            with np.errstate(all="ignore"):
-                right = (x == wanted) | ((x != x) & (wanted != wanted)) | undecided
-                if x.dtype.kind == "f":
-                    right |= abs(x - wanted) <= bound
-            if not right.all():
-                at = tuple(np.argwhere(~right)[0])
+            bad = wrong(x, wanted, bound)
+            for at in map(tuple, bad[:1]):
                 found.append(
                     f"{self.program}\n{way}, batch {batch}, output {k} at {at}: {x[at]!r}, exact "
-                    f"{wanted[at]!r}, bound {bound[at]!r}; {(~right).sum()} of {x.size} wrong"
+                    f"{wanted[at]!r}, bound {bound[at]!r}; {len(bad)} of {x.size} wrong"
                 )
         return found
 

@@ -240,3 +240,13 @@ def test_results_of_repeated_calls_are_apart(sizes):
     for n, (sums, columns) in enumerate(kept):
         np.testing.assert_array_equal(sums.numpy(), np.full(sizes, 1.0 + n, np.float32))
         np.testing.assert_array_equal(columns.numpy(), np.full(3, sizes[0], np.float32))
+
+
+def test_batches_of_two_sizes_in_turn_leave_the_arrays_where_they_are():
+    trained = Trained(True)
+    places = []
+    for i in range(8):
+        trained.batch(i, ROWS - 2 * (i % 4 == 3))
+        trained.run()
+        places.append([p.numpy().ctypes.data for p in trained.model.parameters()])
+    assert all(place == places[0] for place in places)

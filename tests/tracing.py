@@ -8,6 +8,7 @@ from nnx.passes import prepared
 from nnx.scalar import resolve
 from nnx.tensor import Tensor
 from nnx.trace import Trace, batch_size
+from tests.cuda_on_cpu import Guarded
 
 WAYS = ("text", "native")
 
@@ -72,16 +73,28 @@ def run_text(program, arrays, outputs, env):
         return namespace["step"](setting.table)
 
 
-def run(program, way, arrays, env):
-    """Return a program's results, by its text uncompiled or by its native code.
+def run_cuda(program, arrays, outputs, env):
+    """Run a `CudaProgram` of `tests.cuda_machine`; return the status."""
+    return program.run_at([a.ctypes.data for a in (*arrays, *outputs)], env)
 
-    No input may change but those that an output replaces.
+
+RUNNERS = {"text": run_text, "native": lambda p, a, o, e: p.run(a, e, o), "cuda": run_cuda}
+
+
+def run(program, way, arrays, env):
+    """Return a program's results, by its text uncompiled, by its native code, or by its kernels.
+
+    No input may change but those that an output replaces; kernels get arrays that they cannot
+    leave unseen.
     """
     arrays = [np.array(a, order="C") for a in arrays]
     before = [a.tobytes() for a in arrays]
     outputs = outputs_for(program.graph, env)
-    runner = run_text if way == "text" else lambda p, a, o, e: p.run(a, e, o)
-    assert runner(program, arrays, outputs, env) == 0
+    if way == "cuda":
+        held = [Guarded(a) for a in (*arrays, *outputs)]
+        arrays = [g.array for g in held[: len(arrays)]]
+        outputs = [g.array for g in held[len(arrays) :]]
+    assert RUNNERS[way](program, arrays, outputs, env) == 0
     replaced = set(program.updates.values())
     for i, (array, old) in enumerate(zip(arrays, before, strict=True)):
         assert i in replaced or array.tobytes() == old, f"input {i} was written"

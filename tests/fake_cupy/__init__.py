@@ -102,6 +102,7 @@ def installed(**settings):
         kept.clear()
     sys.modules.update(modules())
     cupy_backend.BACKEND = cupy_backend.CupyBackend()
+    cupy_backend.BACKEND.machine = _machine
     backends.load.cache_clear()
     _forget(device_module)
     try:
@@ -117,6 +118,21 @@ def installed(**settings):
         backends.load.cache_clear()
         device_module._opened.clear()
         device_module._opened.update(opened)
+
+
+def _machine(index):
+    """Return a GPU for compiled steps: their kernels run on the CPU, on the stand-in's arrays."""
+    from nnx.kernels.cuda_machine import DeviceArrays
+    from tests.cuda_machine import Machine
+
+    class OfThePool(Machine):
+        def memory(self, n):
+            held = cuda._pool.malloc(n)
+            held.address = held.ptr
+            self.clear(held.address, n)
+            return held
+
+    return OfThePool("reverse", DeviceArrays(sys.modules["cupy"], index))
 
 
 def _forget(device_module):

@@ -1,14 +1,17 @@
-"""The emitted text of three steps, kept in this folder.
+"""The emitted text of three steps, for the CPU and for GPUs, kept in this folder.
 
 python -m tests.golden    writes them anew, after a change of the emitter that is meant
 """
 
+import functools
 from pathlib import Path
 
 import numpy as np
 
 import nnx
 from nnx import nn, optim, random
+from nnx.kernels.cuda_text import library
+from tests.cuda_machine import emulation
 
 FOLDER = Path(__file__).parent
 
@@ -57,12 +60,22 @@ def regression():
     return stepped(model, optim.SGD(model.parameters(), lr=0.1, momentum=0.9), nn.mse, x, y)
 
 
+def kernels(step):
+    """Return a step's text for GPUs, without the library before it."""
+    with emulation():
+        return step().removeprefix(library()).lstrip()
+
+
 STEPS = {f.__name__: f for f in (classifier, regularised, regression)}
+TEXTS = {
+    **{f"{name}.py": step for name, step in STEPS.items()},
+    **{f"{name}.cu": functools.partial(kernels, step) for name, step in STEPS.items()},
+}
 
 
 def main():
-    for name, text in STEPS.items():
-        path = FOLDER / f"{name}.py"
+    for name, text in TEXTS.items():
+        path = FOLDER / name
         before = path.read_text(encoding="utf-8") if path.exists() else ""
         path.write_text(text(), encoding="utf-8")
         print(f"{path}: {'as it was' if path.read_text(encoding='utf-8') == before else 'changed'}")
