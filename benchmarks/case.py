@@ -22,6 +22,7 @@ PEERS = {
     "torch": "torch",
     "torch-compile": "torch",
     "torch-cuda": "torch",
+    "torch-compile-cuda": "torch",
     "jax": "jax",
     "jax-cuda": "jax",
 }
@@ -30,7 +31,7 @@ ALIASES = {"numpy": "numpy-by-hand"}
 """Among peers, ``numpy`` is the arithmetic written by hand; among devices it is nnx's."""
 WITH_LOOPS = "textbook"
 """Takes part where loops do: the layer as a textbook writes it, in plain Python."""
-UNCHECKED = ("products",)
+UNCHECKED = ("products", "products-cuda", "copy")
 """No contestants, and without results: a part of the work, as a floor."""
 
 
@@ -58,12 +59,19 @@ class Case(NamedTuple):
     threads: int | None = None
 
 
+Clock = Callable[[], Callable[[], float | None]]
+
+
 class Work(NamedTuple):
     """A case as one contestant does it, ready to be timed.
 
     ``run`` does it once and returns when it is done: it waits for a device that works on by itself.
     ``values`` returns the results of a fresh start as arrays; ``reset`` goes back to the start.
     Where ``seconds`` is given, it does the work once in another process and returns its time.
+
+    Where ``clock`` is given, ``run`` only starts the work. ``clock`` waits until the device is idle
+    and starts a clock there; what it returns waits again, and returns the device's own seconds, or
+    None where it keeps no time. A call of ``run`` counts as ``units`` in the figures.
     """
 
     run: Callable[[], object]
@@ -71,6 +79,8 @@ class Work(NamedTuple):
     reset: Callable[[], object] = bool
     seconds: Callable[[], float] | None = None
     stats: Callable[[], dict[str, int]] = dict
+    clock: Clock | None = None
+    units: int = 1
 
 
 class UnavailableError(Exception):

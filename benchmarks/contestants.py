@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from nnx.benchmarks.case import (
     DEVICES,
     PEERS,
     Case,
+    Clock,
     UnavailableError,
     Variants,
     Work,
@@ -28,6 +29,8 @@ from nnx.benchmarks.problems import LEARNING_RATE, Cell, Problem
 PRODUCTS = "products"
 """No contestant: the matrix products of the step alone, by the BLAS that nnx uses."""
 NAMES = (*DEVICES, *PEERS, PRODUCTS)
+WHOLE = (PRODUCTS,)
+"""Whose makers return a work."""
 AGREEMENT = 1e-3
 CHECKED_STEPS, CHECKED_LOOPED_STEPS = 10, 2
 
@@ -46,7 +49,14 @@ def case(
 
 def variants(case: Case, contestant: str) -> Variants:
     """Return the step of a case by a contestant, in each of its usual settings."""
-    cell = case.problem
+    return {
+        setting: lambda make=make: make() if contestant in WHOLE else work_of(make())
+        for setting, make in makers(case.problem, contestant).items()
+    }
+
+
+def makers(cell: Cell, contestant: str) -> dict[str, Callable[[], Any]]:
+    """Return what makes a contestant's `Steps` by setting; of `WHOLE` ones, what makes a work."""
     if contestant in DEVICES:
         return {contestant: lambda: _nnx(cell, contestant)}
     return TABLE[contestant](cell)
@@ -66,22 +76,58 @@ def expected(case: Case) -> list[Any]:
     return [np.array(trainer.step()) for _ in range(CHECKED_STEPS)]
 
 
-def _work(step: Callable[[], float], reset: Callable[[], object], **more: Any) -> Work:
-    """Return a step as a work whose results are its first losses."""
+class Steps(NamedTuple):
+    """A training step: ``start`` does one, or starts one on its device, and returns its loss.
 
-    def values(n: int = more.pop("checked", CHECKED_STEPS)) -> list[Any]:
-        reset()
-        return [np.array(step()) for _ in range(n)]
+    ``clock`` is that of `Work`. The first ``checked`` losses after a ``reset`` are compared.
+    """
 
-    return Work(step, values, reset, **more)
+    start: Callable[[], Any]
+    reset: Callable[[], object]
+    clock: Clock
+    checked: int = CHECKED_STEPS
+    stats: Callable[[], dict[str, int]] = dict
+
+
+Makers = dict[str, Callable[[], Steps]]
+
+
+def work_of(steps: Steps, queued: bool = False) -> Work:
+    """Return a step as a work whose results are its first losses.
+
+    The loss of each step is read before the next one; or the steps are queued, and waited for at
+    the end of a block.
+    """
+
+    def values() -> list[Any]:
+        steps.reset()
+        return [np.array(float(steps.start())) for _ in range(steps.checked)]
+
+    if queued:
+        return Work(steps.start, values, steps.reset, stats=steps.stats, clock=steps.clock)
+    return Work(lambda: float(steps.start()), values, steps.reset, stats=steps.stats)
+
+
+def waiting_clock(wait: Callable[[], object]) -> Clock:
+    """Return the clock of a device that keeps no time."""
+
+    def read() -> None:
+        wait()
+
+    def clock() -> Callable[[], None]:
+        wait()
+        return read
+
+    return clock
 
 
 # nnx
 
 
-def _nnx(cell: Cell, device: str) -> Work:
+def _nnx(cell: Cell, device: str) -> Steps:
     """A step in nnx: eager on loops and numpy, under `nnx.jit` on the others."""
     compiled = device not in ("loops", "numpy")
+    set_precision(cell)
     step, batch, model, opt = make_step(cell, device, compiled)
     weights = {key: np.array(value) for key, value in model.state_dict().items()}
     slots = opt.state_dict()
@@ -91,8 +137,55 @@ def _nnx(cell: Cell, device: str) -> Work:
         opt.load_state_dict(slots)
 
     checked = CHECKED_LOOPED_STEPS if device == "loops" else CHECKED_STEPS
-    more = {"stats": lambda: step.lower(*batch).stats()} if compiled else {}
-    return _work(lambda: float(step(*batch)), reset, checked=checked, **more)
+    more = {"stats": lambda: program_stats(step, batch)} if compiled else {}
+    return Steps(lambda: step(*batch), reset, nnx_clock(device), checked, **more)
+
+
+def set_precision(cell: Cell) -> None:
+    """Let nnx form products as a cell asks. Raises: UnavailableError where it cannot."""
+    import nnx
+
+    if hasattr(nnx, "set_matmul_precision"):
+        nnx.set_matmul_precision(cell.precision)
+    elif cell.precision != "highest":
+        raise UnavailableError("this nnx has no set_matmul_precision")
+
+
+def nnx_clock(device: str) -> Clock:
+    """Return the clock of a device of nnx: a GPU's events."""
+    import nnx
+
+    found = nnx.device(device)
+    return cuda_clock() if found.name.startswith("cupy") else waiting_clock(found.synchronize)
+
+
+def cuda_clock() -> Clock:
+    """Return the clock of CuPy's current stream."""
+    import cupy  # type: ignore[import-not-found, unused-ignore]
+
+    def clock() -> Callable[[], float]:
+        start, end = cupy.cuda.Event(), cupy.cuda.Event()
+        cupy.cuda.Device().synchronize()
+        start.record()
+
+        def read() -> float:
+            end.record()
+            end.synchronize()
+            return 1e-3 * float(cupy.cuda.get_elapsed_time(start, end))
+
+        return read
+
+    return clock
+
+
+def program_stats(function: Any, arguments: list[Any]) -> dict[str, int]:
+    """Return the counts of a jitted call; on a GPU those of its program's own parts."""
+    from nnx.benchmarks.gpu_parts import counts
+
+    lowered = function.lower(*arguments)
+    program = lowered._entry.program()
+    return lowered.stats() | (counts(program, lowered._entry.example)
+                              if hasattr(program, "step") else {})  # fmt: skip
 
 
 def make_step(
@@ -121,12 +214,12 @@ def make_step(
 # Peers
 
 
-def numpy_by_hand(cell: Cell) -> Variants:
+def numpy_by_hand(cell: Cell) -> Makers:
     """The step written by hand in NumPy, with NumPy's own BLAS and its threads."""
 
-    def make() -> Work:
+    def make() -> Steps:
         trainer = Trainer(cell, problems.make(cell))
-        return _work(trainer.step, trainer.reset)
+        return Steps(trainer.step, trainer.reset, waiting_clock(bool))
 
     return {"default threads": make}
 
@@ -152,7 +245,7 @@ def products(cell: Cell) -> Variants:
 # PyTorch
 
 
-def torch_eager(cell: Cell, device: str = "cpu") -> Variants:
+def torch_eager(cell: Cell, device: str = "cpu") -> Makers:
     """PyTorch as its tutorials write it; its fused optimizer is the other usual setting."""
     return {
         "default optimizer": lambda: _torch(cell, fused=None, compiled=(), device=device),
@@ -160,22 +253,30 @@ def torch_eager(cell: Cell, device: str = "cpu") -> Variants:
     }
 
 
-def torch_compile(cell: Cell) -> Variants:
-    """`torch.compile` of the network with its loss, and of the optimizer's step or a fused one."""
+def torch_compile(cell: Cell, device: str = "cpu") -> Makers:
+    """`torch.compile` of the network with its loss, and of the optimizer's step or a fused one.
+
+    On a GPU it captures both as CUDA graphs.
+    """
     return {
-        "compiled loss, fused optimizer": lambda: _torch(cell, fused=True, compiled=("loss",)),
+        "compiled loss, fused optimizer": lambda: _torch(
+            cell, fused=True, compiled=("loss",), device=device
+        ),
         "compiled loss, compiled optimizer": lambda: _torch(
-            cell, fused=None, compiled=("loss", "optimizer")
+            cell, fused=None, compiled=("loss", "optimizer"), device=device
         ),
     }
 
 
-def _torch(cell: Cell, fused: bool | None, compiled: tuple[str, ...], device: str = "cpu") -> Work:
+def _torch(cell: Cell, fused: bool | None, compiled: tuple[str, ...], device: str = "cpu") -> Steps:
     import torch
     from torch import nn
     from torch.nn import functional
 
     check_torch(device)
+    on_gpu = device == "cuda"
+    in_bfloat16 = cell.precision == "medium"
+    torch.set_float32_matmul_precision("highest" if in_bfloat16 else cell.precision)
     problem = problems.make(cell)
     layers: list[Any] = []
     activation = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Identity}[cell.activation]
@@ -183,7 +284,9 @@ def _torch(cell: Cell, fused: bool | None, compiled: tuple[str, ...], device: st
         layers += [nn.Linear(n_in, n_out), activation()]
     model = nn.Sequential(*layers[:-1]).to(device)
     rule = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[cell.optimizer]
-    opt = rule(model.parameters(), lr=LEARNING_RATE, fused=fused)
+    # A captured Adam counts its steps on the GPU.
+    more = {"capturable": True} if on_gpu and compiled and cell.optimizer == "adam" else {}
+    opt = rule(model.parameters(), lr=LEARNING_RATE, fused=fused, **more)
     x, y = (torch.from_numpy(part).to(device) for part in (problem.x, problem.y))
     criterion = {
         "cross_entropy": functional.cross_entropy,
@@ -191,20 +294,28 @@ def _torch(cell: Cell, fused: bool | None, compiled: tuple[str, ...], device: st
     }[cell.loss]
 
     def loss_of(x: Any, y: Any) -> Any:
-        return criterion(model(x), y)
+        with torch.autocast(device, torch.bfloat16, enabled=in_bfloat16):
+            z = model(x)
+        return criterion(z.float(), y)
 
-    update = opt.step
+    update, begin = opt.step, bool
+    if compiled:
+        # Each cell is other code to it; after 8 of them it would go back to eager mode, unasked.
+        torch._dynamo.config.recompile_limit = 1000
+        mode = "reduce-overhead" if on_gpu else "default"
+        begin = torch.compiler.cudagraph_mark_step_begin if on_gpu else bool
     if "loss" in compiled:
-        loss_of = torch.compile(loss_of)
+        loss_of = torch.compile(loss_of, mode=mode)
     if "optimizer" in compiled:
-        update = torch.compile(opt.step)
+        update = torch.compile(opt.step, mode=mode)
 
-    def step() -> float:
+    def step() -> Any:
+        begin()
         opt.zero_grad()
         loss = loss_of(x, y)
         loss.backward()
         update()
-        return loss.item()
+        return loss.detach()
 
     @torch.no_grad()
     def reset() -> None:
@@ -218,7 +329,25 @@ def _torch(cell: Cell, fused: bool | None, compiled: tuple[str, ...], device: st
                     slot.zero_()
 
     reset()
-    return _work(step, reset)
+    return Steps(step, reset, _torch_clock() if on_gpu else waiting_clock(bool))
+
+
+def _torch_clock() -> Clock:
+    import torch
+
+    def clock() -> Callable[[], float]:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+
+        def read() -> float:
+            end.record()
+            end.synchronize()
+            return 1e-3 * float(start.elapsed_time(end))
+
+        return read
+
+    return clock
 
 
 def check_torch(device: str) -> None:
@@ -242,15 +371,18 @@ def jax_device(platform: str) -> Any:
         raise UnavailableError(f"this JAX sees no {platform}") from None
 
 
-def jax_jit(cell: Cell, platform: str = "cpu") -> Variants:
+def jax_jit(cell: Cell, platform: str = "cpu") -> Makers:
     """One function of `jax.jit` for the whole step, its state donated."""
     return {"donated state": lambda: _jax(cell, platform)}
 
 
-def _jax(cell: Cell, platform: str) -> Work:
+def _jax(cell: Cell, platform: str) -> Steps:
     import jax
 
     jax.config.update("jax_default_device", jax_device(platform))
+    # On GPUs its default is TF32.
+    precision = {"high": "default"}.get(cell.precision, "highest")
+    jax.config.update("jax_default_matmul_precision", precision)
     problem = problems.make(cell)
     x, y = jax.device_put(problem.x), jax.device_put(problem.y)
     step_of = jax.jit(_jax_step(cell), donate_argnums=0)
@@ -260,13 +392,13 @@ def _jax(cell: Cell, platform: str) -> Work:
         nonlocal state
         state = _jax_state(problem, cell)
 
-    def step() -> float:
+    def step() -> Any:
         nonlocal state
         state, loss = step_of(state, x, y)
-        return float(loss)
+        return loss
 
     reset()
-    return _work(step, reset)
+    return Steps(step, reset, waiting_clock(lambda: jax.block_until_ready(state)))
 
 
 def _jax_state(problem: Problem, cell: Cell) -> Any:
@@ -290,12 +422,18 @@ def _jax_step(cell: Cell) -> Callable[..., Any]:
     import jax
     import jax.numpy as jnp
 
+    def product(x: Any, w: Any) -> Any:
+        if cell.precision != "medium":
+            return x @ w
+        narrow = (part.astype(jnp.bfloat16) for part in (x, w))
+        return jnp.matmul(*narrow).astype(jnp.float32)
+
     def loss_of(params: Any, x: Any, y: Any) -> Any:
         for w, b in params[:-1]:
-            x = x @ w + b
+            x = product(x, w) + b
             x = jax.nn.relu(x) if cell.activation == "relu" else jnp.tanh(x)
         w, b = params[-1]
-        z = x @ w + b
+        z = product(x, w) + b
         if cell.loss == "binary_cross_entropy":
             return jnp.mean(jax.nn.softplus(z) - z * y)
         picked = jnp.take_along_axis(z, y[:, None], axis=1)[:, 0]
@@ -320,11 +458,12 @@ def _jax_step(cell: Cell) -> Callable[..., Any]:
     return sgd if cell.optimizer == "sgd" else adam
 
 
-TABLE: dict[str, Callable[[Cell], Variants]] = {
+TABLE: dict[str, Callable[[Cell], Any]] = {
     "numpy-by-hand": numpy_by_hand,
     "torch": torch_eager,
     "torch-cuda": lambda cell: torch_eager(cell, "cuda"),
     "torch-compile": torch_compile,
+    "torch-compile-cuda": lambda cell: torch_compile(cell, "cuda"),
     "jax": jax_jit,
     "jax-cuda": lambda cell: jax_jit(cell, "gpu"),
     PRODUCTS: products,

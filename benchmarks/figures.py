@@ -17,6 +17,7 @@ SHORT = {
     "numpy-by-hand": "by hand",
     "torch-compile": "t.compile",
     "torch-cuda": "t.cuda",
+    "torch-compile-cuda": "tc.cuda",
     "jax-cuda": "j.cuda",
 }
 """The names of contestants that are long, as they stand over a column."""

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module, util
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -182,6 +182,7 @@ class Match:
         self._ready: list[Contestant] = []
         self._calls: dict[str, int] = {}
         self._us: dict[str, dict[int, float]] = {}
+        self._device_us: dict[str, list[float]] = {}
         self._expected: list[Any] | None = None
         self.busy_turns = 0
 
@@ -209,6 +210,8 @@ class Match:
         self._ready.append(contestant)
         self._calls[name], self._us[name] = report["calls"], {}
         self.found[name] = {"status": "ok", "first_call_s": first_calls, **report}
+        if opened["left_out"]:
+            self.found[name]["left_out"] = opened["left_out"]
 
     def _wrong(self, name: str, path: str, settings: list[str]) -> str:
         import numpy as np
@@ -254,6 +257,9 @@ class Match:
                 pause = block["cpu_s"] > SEVERAL_THREADS * block["time_s"]
                 spent[name] += block["time_s"]
                 self._us[name][i] = 1e6 * block["time_s"] / self._calls[name]
+                if block["device_s"] is not None:
+                    found_us = 1e6 * block["device_s"] / self._calls[name]
+                    self._device_us.setdefault(name, []).append(found_us)
             on_turn()
 
     def _wait_for_quiet(self, wait_s: float) -> float:
@@ -276,17 +282,21 @@ class Match:
                 continue
             found["us"] = quartiles(list(times.values())) | {"best": min(times.values())}
             found["turns"] = len(times)
+            if name in self._device_us:
+                found["device_us"] = quartiles(self._device_us[name])
             shared = [times[i] / reference[i] for i in times.keys() & reference.keys()]
             if shared:
                 found["over"] = {"reference": case.reference, **quartiles(shared)}
         stats = next((f["stats"] for f in self.found.values() if f.get("stats")), {})
         for found in self.found.values():
             found.pop("stats", None)
+        launches = {"launches": stats["launches"]} if "launches" in stats else {}
         return {
             "suite": case.suite, "group": case.group, "name": case.name,
             "reference": case.reference,
             "flops": case.flops or stats.get("flops", 0),
             "bytes": case.n_bytes or stats.get("bytes", 0),
+            **launches,
             "busy_turns": self.busy_turns,
             "contestants": {n: self.found[n] for n in case.contestants if n in self.found},
         }  # fmt: skip
@@ -299,7 +309,18 @@ def measure(
     settings: Settings,
     on_turn: Callable[[Case], object] = lambda case: None,
 ) -> list[Report]:
-    """Return the figures of cases of a suite, by the contestants named.
+    """Return the figures of all cases of a suite, by the contestants named: see `measuring`."""
+    return list(measuring(module, cases, names, settings, on_turn))
+
+
+def measuring(
+    module: str,
+    cases: Iterable[Case],
+    names: Sequence[str],
+    settings: Settings,
+    on_turn: Callable[[Case], object] = lambda case: None,
+) -> Iterator[Report]:
+    """Yield the figures of each case of a suite, by the contestants named.
 
     ``module`` is the suite's; ``on_turn`` is called after each round. Contestants that are not
     here, stop, or compute something else have a status and a reason in place of times; loops whose
@@ -308,7 +329,6 @@ def measure(
     missing = absent(names)
     running = {name: Contestant(name, settings.limit_s) for name in names if name not in missing}
     looped: dict[str, dict[str, float]] = {}
-    reports = []
     try:
         for case in cases:
             match = Match(module, case, settings)
@@ -330,12 +350,12 @@ def measure(
                 else:
                     match.admit(running[name])
             match.play(lambda case=case: on_turn(case))  # type: ignore[misc]
-            reports.append(match.report())
+            report = match.report()
             for name in ("loops", WITH_LOOPS):
-                found = reports[-1]["contestants"].get(name, {})
+                found = report["contestants"].get(name, {})
                 if "us" in found and case.work:
                     looped[name][case.group] = 1e-6 * found["us"]["median"] / case.work
+            yield report
     finally:
         for contestant in running.values():
             contestant.close()
-    return reports

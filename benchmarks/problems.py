@@ -21,6 +21,8 @@ class Cell(NamedTuple):
     loss: str
     batch: int
     optimizer: str
+    precision: str = "highest"
+    """Of products of float32, in the words of `nnx.set_matmul_precision`."""
 
     @property
     def net(self) -> str:
@@ -30,7 +32,8 @@ class Cell(NamedTuple):
     @property
     def name(self) -> str:
         """The network, the batch and the optimizer, as in 784-16-16-10/32/sgd."""
-        return f"{self.net}/{self.optimizer}"
+        other = f"/{self.precision}" if self.precision != "highest" else ""
+        return f"{self.net}/{self.optimizer}{other}"
 
 
 class Problem(NamedTuple):

@@ -1,20 +1,24 @@
 """The tables of figures in the README, made of the results that are kept beside the code.
 
+Those of a GPU are there once somebody who has one has put them there.
+
 python -m nnx.benchmarks.readme      writes them anew between their marks
 """
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
-from nnx.benchmarks import suite
+from nnx.benchmarks import gpu_report, suite
 from nnx.benchmarks.figures import time_text
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results" / "bench.json"
+GPU_RESULTS = RESULTS.with_name("gpu.json")
 COLUMNS = {
     "textbook": "textbook loops", "loops": "`loops`", "numpy": "`numpy`", "numba": "`numba`",
     "numpy-by-hand": "NumPy by hand", "torch": "torch", "jax": "jax.jit",
@@ -98,9 +102,17 @@ def where(results: Results) -> str:
     )
 
 
-def filled(text: str, results: Results) -> str:
+def of_gpu(path: Path = GPU_RESULTS) -> Results | None:
+    """Return the results of a run on a GPU; None where nobody has kept any."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def filled(text: str, results: Results, gpu: Results | None = None) -> str:
     """Return a README with what stands between its marks made anew."""
-    parts = {"compared": compared(results), "costs": costs(results), "where": where(results)}
+    parts = {
+        "compared": compared(results), "costs": costs(results), "where": where(results),
+        "gpu": gpu_report.short(gpu),
+    }  # fmt: skip
     for name, content in parts.items():
         space = "\n\n" if name != "where" else "\n"
         text, n = re.subn(
@@ -115,7 +127,7 @@ def filled(text: str, results: Results) -> str:
 
 def main() -> None:
     """Write the README."""
-    text = filled(FILE.read_text(encoding="utf-8"), suite.read(RESULTS))
+    text = filled(FILE.read_text(encoding="utf-8"), suite.read(RESULTS), of_gpu())
     FILE.write_text(text, encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ import os
 import statistics
 import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from nnx.benchmarks.case import Case, UnavailableError, Work, sampled
 
@@ -27,32 +27,42 @@ SLOW_S = 0.1
 Answer = dict[str, Any]
 
 
-def block(work: Work, calls: int, slow: bool) -> tuple[float, float]:
-    """Return the seconds that a number of calls take, and those that their threads computed.
+class Block(NamedTuple):
+    """The seconds of a number of calls, those that their threads computed, and the device's own."""
+
+    time_s: float
+    cpu_s: float
+    device_s: float | None = None
+
+
+def block(work: Work, calls: int, slow: bool) -> Block:
+    """Return the seconds that a number of calls take.
 
     Each block is the same computation, from a fresh start: long training would end in denormal
     numbers, which are slow.
     Half as many calls go before, for the process comes from sleep.
     """
     if work.seconds is not None:
-        return sum(work.seconds() for _ in range(calls)), 0.0
+        return Block(sum(work.seconds() for _ in range(calls)), 0.0)
     run = work.run
     work.reset()
     gc.collect()
     gc.disable()
     for _ in range(0 if slow else max(calls // 2, 1)):
         run()
+    read = work.clock() if work.clock else lambda: None
     cpu, start = time.process_time(), time.perf_counter()
     for _ in range(calls):
         run()
+    device_s = read()
     time_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
     gc.enable()
-    return time_s, cpu_s
+    return Block(time_s, cpu_s, device_s)
 
 
 def block_s(work: Work, calls: int, slow: bool) -> float:
     """Return the seconds of a `block`."""
-    return block(work, calls, slow)[0]
+    return block(work, calls, slow).time_s
 
 
 class Ready:
@@ -65,25 +75,39 @@ class Ready:
 
 
 def opened(module: str, name: str, contestant: str, values: str) -> tuple[Ready, Answer]:
-    """Make a case; run each variant once, and once more for its results, kept in a .npz file."""
+    """Make a case; run each variant once, and once more for its results, kept in a .npz file.
+
+    A variant that fails is left out, with its reason, while there is another.
+    """
     import numpy as np
 
     suite = importlib.import_module(module)
     case = next(case for case in suite.CASES if case.name == name)
     works, reports, kept = {}, {}, {}
-    for setting, make in suite.variants(case, contestant).items():
-        work = make()
-        first_s = None
-        if work.seconds is None:
-            start = time.perf_counter()
-            work.run()
-            first_s = time.perf_counter() - start
+    left_out: dict[str, str] = {}
+    chosen = suite.variants(case, contestant)
+    for setting, make in chosen.items():
+        try:
+            work = make()
+            first_s = None
+            if work.seconds is None:
+                start = time.perf_counter()
+                work.run()
+                first_s = time.perf_counter() - start
+            results = work.values()
+        except UnavailableError:
+            raise
+        except Exception as error:
+            if len(left_out) + 1 == len(chosen):
+                raise
+            left_out[setting] = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+            continue
         works[setting] = work
         reports[setting] = {"first_call_s": first_s}
-        for i, array in enumerate(work.values()):
+        for i, array in enumerate(results):
             kept[f"{i}/{setting}"] = sampled(array)
     np.savez(values, **kept)
-    return Ready(case, works), {"variants": reports}
+    return Ready(case, works), {"variants": reports, "left_out": left_out}
 
 
 def calls_in_block(work: Work, length_s: float) -> tuple[int, bool]:
@@ -108,20 +132,23 @@ def calibrated(ready: Ready, length_s: float) -> Answer:
         for _ in range(TRIAL_BLOCKS):
             for name, (calls, slow) in sizes.items():
                 times[name].append(block_s(ready.variants[name], calls, slow) / calls)
-        trials = {name: 1e6 * statistics.median(found) for name, found in times.items()}
+        trials = {
+            name: 1e6 * statistics.median(found) / ready.variants[name].units
+            for name, found in times.items()
+        }
         best = min(trials, key=lambda name: trials[name])
     ready.work = ready.variants[best]
     ready.calls, ready.slow = sizes[best]
     stats: dict[str, int] = {}
     with contextlib.suppress(Exception):  # a figure for the report, which can do without
         stats = ready.work.stats()
-    return {"setting": best, "calls": ready.calls, "trial_us": trials, "stats": stats}
+    calls = ready.calls * ready.work.units
+    return {"setting": best, "calls": calls, "trial_us": trials, "stats": stats}
 
 
 def timed(ready: Ready) -> Answer:
-    """Return the seconds of one block, and those that all its threads computed."""
-    time_s, cpu_s = block(ready.work, ready.calls, ready.slow)
-    return {"time_s": time_s, "cpu_s": cpu_s}
+    """Return the seconds of one block."""
+    return block(ready.work, ready.calls, ready.slow)._asdict()
 
 
 def _limited(threads: int | None) -> contextlib.AbstractContextManager[Any]:

@@ -17,6 +17,7 @@ there is none:
 - ``upload(target, array)`` copies a host array, ``download(source, n)`` returns int64 words;
 - ``capture(function)`` returns a function that starts again all that this one starts, or None;
 - ``keeps_nan(dtype, compute)`` tells whether relu at the end of a product keeps NaN;
+- ``seconds(function)`` times what a function starts;
 - ``scope()`` is the context in which its device is current;
 - ``arrays`` makes arrays and tells where they are: see `nnx.places.HostArrays`.
 """
@@ -170,21 +171,31 @@ class Setting:
 
     def enqueue(self, places: dict[str, int]) -> None:
         """Start every kernel and product of a step."""
-        program, machine = self.program, self._machine
-        kernels = program.kernels()
-        for run, blocks in zip(program.step.runs, self._blocks, strict=True):
-            if isinstance(run, Launch):
-                given = [places[name] for name in ("call", "status", *run.params)]
-                for name, size in (clear for part in run.parts for clear in part.clears):
-                    machine.clear(places[name], size(self.sizes))
-                machine.launch(kernels[run.name], blocks, given)
-                continue
-            for product in matrices(run, places, self.sizes):
-                if product.k == 0:
-                    size = product.count * product.m * product.n
-                    machine.clear(product.out, size * dtypes.as_dtype(product.out_dtype).itemsize)
-                elif product.m and product.n and product.count:
-                    machine.multiply(product)
+        for i in range(len(self.program.step.runs)):
+            self.start(i, places)
+
+    def start(self, i: int, places: dict[str, int]) -> None:
+        """Start the i-th kernel or product of a step."""
+        machine, run = self._machine, self.program.step.runs[i]
+        if isinstance(run, Launch):
+            given = [places[name] for name in ("call", "status", *run.params)]
+            for name, size in (clear for part in run.parts for clear in part.clears):
+                machine.clear(places[name], size(self.sizes))
+            machine.launch(self.program.kernels()[run.name], self._blocks[i], given)
+            return
+        for product in matrices(run, places, self.sizes):
+            if product.k == 0:
+                size = product.count * product.m * product.n
+                machine.clear(product.out, size * dtypes.as_dtype(product.out_dtype).itemsize)
+            elif product.m and product.n and product.count:
+                machine.multiply(product)
+
+    def ready(self) -> dict[str, int]:
+        """Return where everything is in the call that the table describes, its numbers written."""
+        program, slots = self.program, self.program.emitted
+        program.renew(self._words, self.env(self.table))
+        self._machine.upload(self._places["call"], self._words)
+        return program.named(self.table[slots.first : slots.last].tolist()) | self._places
 
     # Replays
 

@@ -10,7 +10,9 @@ import numpy as np
 from nnx.benchmarks.case import Case, UnavailableError, Work
 
 UNIT_S = 0.002
-NAMES = ("plain", "twice", "wrong", "nan", "empty", "crash", "late", "fails", "absent", "loops")
+UNITS = 4
+NAMES = ("plain", "twice", "wrong", "nan", "empty", "crash", "late", "fails", "absent", "loops",
+         "queued", "halves")  # fmt: skip
 
 
 def _case(name, work=0):
@@ -76,7 +78,21 @@ def variants(case, contestant):
             lambda: _noted(f"block {contestant}"),
         )
 
-    return {"only": make}
+    def queued():
+        """Only start the work, four units at a time; the device keeps half of the time."""
+
+        def clock():
+            start = CLOCK.now
+            return lambda: (CLOCK.now - start) / 2
+
+        return make()._replace(clock=clock, units=UNITS)
+
+    def broken():
+        raise RuntimeError("no such setting\nafter all")
+
+    if contestant == "queued":
+        return {"only": queued}
+    return {"bad": broken, "only": make} if contestant == "halves" else {"only": make}
 
 
 def expected(case):

@@ -146,7 +146,7 @@ def test_a_block_is_as_long_as_asked(monkeypatch):
     work = next(iter(bench_fakes.variants(case(), "plain").values()))()
     assert calls_in_block(work, 5 * bench_fakes.UNIT_S) == (5, False)
     # Calls before the clock starts count neither as time nor as what threads computed.
-    time_s, cpu_s = block(work, 10, slow=False)
+    time_s, cpu_s, _ = block(work, 10, slow=False)
     assert time_s == cpu_s == pytest.approx(10 * bench_fakes.UNIT_S)
     slow = work._replace(run=lambda: bench_fakes._spend(0.11))
     assert calls_in_block(slow, 0.01) == (1, True)

@@ -23,8 +23,8 @@ def usable(sample):
     return sample.raises is None and any(isinstance(x, np.ndarray) for x in sample.inputs)
 
 
-def rows_of(op):
-    return [Row(s, s.dtypes[0], nnx.device("numba")) for s in SAMPLES[op] if usable(s)]
+def rows_of(op, device="numba"):
+    return [Row(s, s.dtypes[0], nnx.device(device)) for s in SAMPLES[op] if usable(s)]
 
 
 def orders(row):
@@ -64,7 +64,7 @@ def task(row):
             results += nnx.grad(lambda xs: bent(xs, twins))(chosen)
         return results
 
-    return all_of, [*tensors, nnx.asarray(weights, device="numba")]
+    return all_of, [*tensors, nnx.asarray(weights, device=row.where)]
 
 
 def native(form, arrays):

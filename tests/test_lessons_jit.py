@@ -147,11 +147,11 @@ def train(network, optimizer, device, n_steps, *, jit=False, wide=False, moved=N
     return np.array(losses), np.concatenate(weights)
 
 
-def check(network, optimizer, n_steps):
+def check(network, optimizer, n_steps, device="numba"):
     run = functools.partial(train, network, optimizer, n_steps=n_steps)
     truth = run(device="numpy", wide=True)
     eager = [run(device="numpy"), *(run(device="numpy", moved=k) for k in range(RUNS))]
-    compiled = run(device="numba", jit=True)
+    compiled = run(device=device, jit=True)
     for k, what in enumerate(("losses", "weights")):
         rounding = 4 * n_steps * np.finfo(np.float32).eps * abs(truth[k]).max()
         farthest = max(abs(e[k] - truth[k]).max() for e in eager)

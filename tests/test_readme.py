@@ -53,7 +53,14 @@ def test_commands_that_look_at_a_run_run(tmp_path, monkeypatch, capsys):
 
 
 def test_figures_are_those_of_the_file():
-    assert readme.filled(README, suite.read(readme.RESULTS)) == README
+    assert readme.filled(README, suite.read(readme.RESULTS), readme.of_gpu()) == README
+
+
+def test_without_a_run_on_a_gpu_it_says_so(tmp_path):
+    assert readme.of_gpu(tmp_path / "gpu.json") is None
+    between = re.search(r"<!-- gpu -->(.*)<!-- /gpu -->", README, re.DOTALL)[1].strip()
+    measured = readme.GPU_RESULTS.exists()
+    assert (between == "not yet measured on a GPU") is not measured
 
 
 def test_pictures_are_there():

@@ -1,0 +1,47 @@
+"""What a step on a GPU has to do, counted from its program's own parts: bytes, FLOPs, launches."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from nnx.costs import flops
+from nnx.kernels.emit_cuda import Product
+from nnx.scalar import resolve
+
+
+def counts(program: Any, env: dict[str, Any]) -> dict[str, int]:
+    """Return the counts of a `CudaProgram` for the sizes of a call.
+
+    Each kernel reads and writes its arrays once, as each product does its matrices: what goes
+    through memory where no cache keeps it. ``launches`` are kernels and products.
+    """
+    found = {"flops": 0, "bytes": 0, "launches": len(program.step.runs)}
+    for run in program.step.runs:
+        n_flops, n_bytes = (_of_product if isinstance(run, Product) else _of_kernel)(run, env)
+        found["flops"] += n_flops
+        found["bytes"] += n_bytes
+    return found
+
+
+def _of_product(product: Any, env: dict[str, Any]) -> tuple[int, int]:
+    m, k, n = product.m(env), product.k(env), product.n(env)
+    count = math.prod(size(env) for size in product.batch)
+    width = product.eqn.out.dtype.itemsize
+    return 2 * count * m * k * n, count * width * (m * k + k * n + m * n)
+
+
+def _of_kernel(launch: Any, env: dict[str, Any]) -> tuple[int, int]:
+    def sizes(x: Any) -> tuple[int, ...]:
+        return resolve(tuple(x.shape), env)
+
+    parts = launch.parts
+    n_flops = sum(
+        flops(eqn.op, list(map(sizes, eqn.vars)), sizes(eqn.out))
+        for part in parts for eqn in part.eqns
+    )  # fmt: skip
+    n_bytes = sum(
+        math.prod(sizes(x)) * x.dtype.itemsize
+        for part in parts for x in (*part.reads, *part.writes)
+    )  # fmt: skip
+    return n_flops, n_bytes

@@ -1,0 +1,257 @@
+"""What `python -m benchmarks.gpu` does on a GPU: each stage yields its rows as they are made.
+
+A stage runs in a process of its own, which may be ended at any moment: what it has yielded is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nnx.benchmarks import gpu_elementwise, gpu_first_step, gpu_rates, gpu_steps, harness
+from nnx.benchmarks.case import Case
+
+ROOT = Path(__file__).parents[1]
+TOOLS = ("memcheck", "racecheck", "initcheck")
+SANITIZER = "compute-sanitizer"
+SANITIZER_ERRORS = 86
+"""The exit status that compute-sanitizer is asked for where it finds something."""
+RUNS = 5
+"""Of a fresh process, after one that fills caches."""
+
+Row = dict[str, Any]
+
+
+class Options(NamedTuple):
+    """What a stage is told: where to write, how long it may take, and the rates found before it."""
+
+    out: Path
+    seconds: float
+    quick: bool = False
+    mnist: Path | None = None
+    rates: Row | None = None
+
+
+class Deadline:
+    """The end of a stage's time. The last part of it is kept for what cannot be cut short."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def left_s(self) -> float:
+        """Return the seconds that are left."""
+        return self._end - time.monotonic()
+
+
+# Tests
+
+NOT_COLLECTED = re.compile(r"^ERROR (\S+\.py)(?: - .*)?$", re.MULTILINE)
+RESULT = re.compile(r"^(\S+\.py::.*?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
+
+
+def tests(options: Options) -> Iterator[Row]:
+    """Run the tests that are marked `gpu`."""
+    folder = ROOT / "tests"
+    if not folder.is_dir():
+        yield {"kind": "left out", "what": "tests", "reason": f"there is no {folder.name} beside "
+               "the package: run this in a checkout"}  # fmt: skip
+        return
+    log = options.out / "tests.txt"
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "--tb=short", "-p",
+               "no:cacheprovider", "--color=no", "--continue-on-collection-errors",
+               str(folder)]  # fmt: skip
+    status = logged(command, log, options.seconds - 5, ROOT)
+    yield tested(log.read_text(encoding="utf-8", errors="replace"), status, log.name)
+
+
+def logged(
+    command: Sequence[str], log: Path, limit_s: float, folder: Path | None = None
+) -> int | None:
+    """Run a command with its output in a file; return its exit status, None if it was ended."""
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+        )
+        try:
+            return process.wait(max(limit_s, 1))
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            process.kill()
+
+
+def tested(text: str, status: int | None, log: str) -> Row:
+    """Return the row of a run of pytest, from what it printed of each test."""
+    matches = [match for line in text.splitlines() if (match := RESULT.match(line))]
+    found = {match[1]: match[2] for match in matches}
+    counted = {
+        word.lower(): sum(outcome == word for outcome in found.values())
+        for word in ("PASSED", "FAILED", "ERROR", "SKIPPED", "XFAIL", "XPASS")
+    }
+    row: Row = {"kind": "tests", **counted, "exit": status, "log": log}
+    row["problems"] = [name for name, word in found.items() if word in ("FAILED", "ERROR")]
+    row["problems"] += [f"not collected: {name}" for name in NOT_COLLECTED.findall(text)]
+    if not found:
+        row["problems"].append(f"no test was run: {last_line(text)}")
+    return row
+
+
+def last_line(text: str) -> str:
+    """Return the last line that says something."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "nothing was printed"
+
+
+# compute-sanitizer
+
+
+def sanitizer_path() -> str | None:
+    """Return where compute-sanitizer is: on the path, or in CUDA's folder."""
+    homes = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
+    folders = [str(Path(home) / "bin") for home in homes if home] + ["/usr/local/cuda/bin"]
+    return shutil.which(SANITIZER) or shutil.which(SANITIZER, path=os.pathsep.join(folders))
+
+
+def sanitizer(
+    options: Options,
+    program: Sequence[str] = (sys.executable, "-m", "nnx.benchmarks.gpu_checked"),
+) -> Iterator[Row]:
+    """Run small steps under compute-sanitizer, one tool after the other while there is time."""
+    path = sanitizer_path()
+    if path is None:
+        yield {"kind": "left out", "what": SANITIZER, "reason": "it is not installed: neither on "
+               "the PATH nor in the folder of CUDA_HOME"}  # fmt: skip
+        return
+    deadline = Deadline(options.seconds)
+    for tool in TOOLS[:1] if options.quick else TOOLS:
+        if deadline.left_s() < 5:
+            yield {"kind": "left out", "what": tool, "reason": "no time was left"}
+            continue
+        log = options.out / f"{tool}.txt"
+        command = [path, "--tool", tool, f"--error-exitcode={SANITIZER_ERRORS}", *program]
+        status = logged(command, log, deadline.left_s() - 2)
+        yield sanitized(tool, log.read_text(encoding="utf-8", errors="replace"), status, log.name)
+
+
+def sanitized(tool: str, text: str, status: int | None, log: str) -> Row:
+    """Return the row of a tool, from what it printed."""
+    row: Row = {"kind": "sanitizer", "tool": tool, "exit": status, "log": log}
+    summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)", text)
+    if status is None:
+        return row | {"status": "cut", "reason": "it did not end in its time"}
+    if status == 0 and summary:
+        return row | {"status": "ok", "errors": int(summary[-1])}
+    if summary and int(summary[-1]):
+        lines = [line.strip("= ") for line in text.splitlines() if line.startswith("=========")]
+        named = (line for line in lines if re.match(r"Invalid|Error|Race|Uninit|Prog", line))
+        first = next(named, lines[-1])
+        return row | {"status": "ok", "errors": int(summary[-1]), "reason": first[:300]}
+    return row | {"status": "failed", "reason": f"exit status {status}: {last_line(text)}"}
+
+
+# Figures
+
+
+def rates(options: Options) -> Iterator[Row]:
+    """Measure what the GPU can do."""
+    yield {"kind": "rates", **gpu_rates.measured(options.quick)}
+
+
+def small(options: Options) -> Iterator[Row]:
+    """Set small training steps beside the peers."""
+    settings = harness.Settings(rounds=15, case_s=1.0, limit_s=120.0)
+    if options.quick:
+        settings = settings._replace(rounds=7, case_s=0.3, limit_s=60.0)
+    yield from cases("nnx.benchmarks.gpu_steps", gpu_steps.SMALL, options, settings)
+
+
+def wide(options: Options) -> Iterator[Row]:
+    """Set the step of a wide network beside its products alone, and the peers."""
+    settings = harness.Settings(rounds=5 if options.quick else 9, length_s=0.1, limit_s=60.0)
+    chosen = gpu_steps.LARGE
+    if options.quick:  # the peers take longer to start than there is time
+        chosen = tuple(c._replace(contestants=gpu_steps.QUICK_WIDE) for c in chosen)
+    yield from cases("nnx.benchmarks.gpu_steps", chosen, options, settings)
+
+
+def elementwise(options: Options) -> Iterator[Row]:
+    """Set elementwise kernels beside copies."""
+    settings = harness.Settings(rounds=7 if options.quick else 15, length_s=0.02, limit_s=60.0)
+    yield from cases("nnx.benchmarks.gpu_elementwise", gpu_elementwise.CASES, options, settings)
+
+
+def cases(
+    module: str, chosen: Iterable[Case], options: Options, settings: harness.Settings
+) -> Iterator[Row]:
+    """Measure cases of a suite one by one; those for which no time is left are told."""
+    # Else JAX takes most of the memory, where all contestants are.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    deadline = Deadline(options.seconds)
+    chosen = [case for case in chosen if case.quick or not options.quick]
+    names = list(dict.fromkeys(name for case in chosen for name in case.contestants))
+    took_s: list[float] = []
+
+    def in_time() -> Iterator[Case]:
+        for case in chosen:
+            # Of a cell one case compiles and the next does not.
+            if deadline.left_s() < 0.7 * max(took_s[-2:], default=0.0):
+                return
+            before = deadline.left_s()
+            took_s.append(before)
+            yield case
+            took_s[-1] = before - deadline.left_s()
+
+    for report in harness.measuring(module, in_time(), names, settings):
+        yield {"kind": "case", **beside_floor(report, chosen, options.rates)}
+    for case in chosen[len(took_s) :]:
+        reason = f"no time was left of {options.seconds:.0f} s"
+        yield {"kind": "left out", "what": case.name, "reason": reason}
+
+
+def beside_floor(report: Row, chosen: Sequence[Case], found: Row | None) -> Row:
+    """Add the time predicted for a case, where rates were measured, and each share of it."""
+    if not found or not report["bytes"]:
+        return report
+    problem = next(case for case in chosen if case.name == report["name"]).problem
+    precision = problem.cell.precision if hasattr(problem, "cell") else "highest"
+    floor_us = gpu_rates.floor_us(
+        found, precision, report["flops"], report["bytes"], report.get("launches", 1)
+    )
+    report["floor_us"] = floor_us
+    for contestant in report["contestants"].values():
+        if "us" in contestant:
+            contestant["floor_share"] = floor_us / contestant["us"]["median"]
+    return report
+
+
+def first_step(options: Options) -> Iterator[Row]:
+    """Time fresh processes of `nnx train mnist` up to the end of their first step."""
+    if options.mnist is None:
+        yield {"kind": "left out", "what": "first step of nnx train mnist",
+               "reason": "no --mnist DIR was given"}  # fmt: skip
+        return
+    deadline = Deadline(options.seconds)
+    command = ["train", "mnist", "--device", "cuda"]
+    try:
+        first_s = gpu_first_step.seconds(command, options.mnist, deadline.left_s() - 2)
+        found: list[float] = []
+        while len(found) < RUNS and deadline.left_s() > 2 * max([0.0, *found]) + 2:
+            found.append(gpu_first_step.seconds(command, options.mnist, deadline.left_s() - 1))
+    except gpu_first_step.FirstStepError as error:
+        yield {"kind": "left out", "what": "first step of nnx train mnist", "reason": str(error)}
+        return
+    if not found:
+        yield {"kind": "left out", "what": "first step of nnx train mnist, warm cache",
+               "reason": f"no time was left after the first process, {first_s:.1f} s"}  # fmt: skip
+        return
+    yield {
+        "kind": "first step", "command": "nnx " + " ".join(command), "runs": len(found),
+        "first_s": first_s, "seconds": harness.quartiles(found),
+    }  # fmt: skip
