@@ -250,11 +250,13 @@ def products(cell: Cell, dtype: str, out_dtype: str, machine: Any = None) -> Wor
 
 
 def _machine() -> Any:
+    from nnx.kernels.cuda_machine import CupyMachine
+
     try:
-        from nnx.kernels.cuda_machine import CupyMachine
+        import cupy  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
         raise UnavailableError(f"CuPy does not import: {error}") from None
-    return CupyMachine(0)
+    return CupyMachine(cupy, 0)
 
 
 TILE = 1 << 20
