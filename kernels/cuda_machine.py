@@ -16,7 +16,14 @@ from nnx.kernels import nvrtc
 from nnx.kernels.cuda_program import Matrices
 from nnx.kernels.cuda_step import THREADS
 from nnx.kernels.problems_gpu import Problem, packed
-from nnx.kernels.products_gpu import WORKSPACE_BYTES, NoAlgorithmError, Plan, Pointers, prepare
+from nnx.kernels.products_gpu import (
+    WORKSPACE_BYTES,
+    NoAlgorithmError,
+    Plan,
+    Pointers,
+    event_timer,
+    prepare,
+)
 from nnx.places import HostArrays
 
 _HALF_BITS = {"float16": (0x7C00, 0x7FFF), "bfloat16": (0x7F80, 0x7FFF)}
@@ -226,6 +233,10 @@ class CupyMachine:
         )
         self._runtime.streamSynchronize(stream)
         return words
+
+    def seconds(self, start: Callable[[], None]) -> float:
+        """Return the seconds that what a function starts takes on the GPU."""
+        return event_timer(start, self._stream)
 
     # Captures
 

@@ -17,12 +17,14 @@ there is none:
 - ``upload(target, array)`` copies a host array, ``download(source, n)`` returns int64 words;
 - ``capture(function)`` returns a function that starts again all that this one starts, or None;
 - ``keeps_nan(dtype, compute)`` tells whether relu at the end of a product keeps NaN;
+- ``seconds(function)`` times what a function starts;
 - ``scope()`` is the context in which its device is current;
 - ``arrays`` makes arrays and tells where they are: see `nnx.places.HostArrays`.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 from collections.abc import Sequence
@@ -169,26 +171,39 @@ class Setting:
 
     def enqueue(self, places: dict[str, int]) -> None:
         """Start every kernel and product of a step."""
-        program, machine = self.program, self._machine
-        kernels = program.kernels()
-        for run, blocks in zip(program.step.runs, self._blocks, strict=True):
-            if isinstance(run, Launch):
-                given = [places[name] for name in ("call", "status", *run.params)]
-                for name, size in (clear for part in run.parts for clear in part.clears):
-                    machine.clear(places[name], size(self.sizes))
-                machine.launch(kernels[run.name], blocks, given)
-                continue
-            for product in matrices(run, places, self.sizes):
-                if product.k == 0:
-                    size = product.count * product.m * product.n
-                    machine.clear(product.out, size * dtypes.as_dtype(product.out_dtype).itemsize)
-                elif product.m and product.n and product.count:
-                    machine.multiply(product)
+        for i in range(len(self.program.step.runs)):
+            self.start(i, places)
+
+    def start(self, i: int, places: dict[str, int]) -> None:
+        """Start the i-th kernel or product of a step."""
+        machine, run = self._machine, self.program.step.runs[i]
+        if isinstance(run, Launch):
+            given = [places[name] for name in ("call", "status", *run.params)]
+            for name, size in (clear for part in run.parts for clear in part.clears):
+                machine.clear(places[name], size(self.sizes))
+            machine.launch(self.program.kernels()[run.name], self._blocks[i], given)
+            return
+        for product in matrices(run, places, self.sizes):
+            if product.k == 0:
+                size = product.count * product.m * product.n
+                machine.clear(product.out, size * dtypes.as_dtype(product.out_dtype).itemsize)
+            elif product.m and product.n and product.count:
+                machine.multiply(product)
+
+    def ready(self) -> dict[str, int]:
+        """Return where everything is in the call that the table describes, its numbers written."""
+        program, slots = self.program, self.program.emitted
+        program.renew(self._words, self.env(self.table))
+        self._machine.upload(self._places["call"], self._words)
+        return program.named(self.table[slots.first : slots.last].tolist()) | self._places
 
     # Replays
 
     def _replay(self, addresses: list[int]) -> Any:
-        """Return the graph of a step that has come before, and what to copy to it and from it."""
+        """Return what starts a step, and what to copy to it and from it; None: as it lies.
+
+        A step that has come before is a graph, if it could be captured.
+        """
         program = self.program
         n = self._n_inputs
         moving = program.moving
@@ -200,9 +215,12 @@ class Setting:
             while len(self._seen) >= CAPTURES_KEPT:
                 self._seen.pop(next(iter(self._seen)))
             self._seen[key] = None
-            return None
+            # Launched where the capture will have it: products are tuned for these addresses.
+            return self._moved(addresses, direct)
         if self._seen[key] is None:
-            self._seen[key] = self._captured(addresses, direct)
+            start, *moves = self._moved(addresses, direct)
+            graph = self._machine.capture(start)
+            self._seen[key] = False if graph is None else (graph, *moves)
         return self._seen[key] or None
 
     def fixed(self) -> dict[str, int]:
@@ -219,7 +237,8 @@ class Setting:
             self.bytes += before
         return self._fixed[1]  # type: ignore[no-any-return]
 
-    def _captured(self, addresses: list[int], direct: Sequence[int]) -> Any:
+    def _moved(self, addresses: list[int], direct: Sequence[int]) -> Any:
+        """Return what starts the step in buffers, and what to copy to it and from it."""
         program, n, fixed = self.program, self._n_inputs, self.fixed()
         moved_in = [(fixed[f"x{i}"], i) for i in sorted(program.moving)]
         moved_out = [
@@ -230,8 +249,7 @@ class Setting:
         for at, i in (*moved_in, *moved_out):
             places[i] = at
         named = program.named(places) | self._places
-        graph = self._machine.capture(lambda: self.enqueue(named))
-        return (graph, moved_in, moved_out) if graph is not None else False
+        return functools.partial(self.enqueue, named), moved_in, moved_out
 
     # Many steps
 
@@ -278,6 +296,7 @@ class Setting:
         program, slots = self.program, self.program.emitted
         addresses = self.table[slots.first : slots.last].tolist()
         held = tuple(addresses[i] for i in range(self._n_inputs) if i not in program.moving)
+        held += tuple(addresses[self._n_inputs + k] for k in sorted(program.steady))
         key = ("many", batch, held, tuple(columns), tuple((k, size) for k, _, size in results))
         found = self._seen.get(key)
         if found is None:
@@ -287,8 +306,13 @@ class Setting:
         return found  # type: ignore[no-any-return]
 
     def places_of_step(self, addresses: Sequence[int]) -> dict[str, int]:
-        """Return where everything is in a step whose arguments and results are in buffers."""
-        return self.program.named(addresses) | self._places | self.fixed()
+        """Return where everything is in a step whose arguments and results are in buffers.
+
+        What is steady, such as gradients, is where it is: the last step's is what the caller finds.
+        """
+        steady = {f"y{k}" for k in self.program.steady}
+        buffers = {name: at for name, at in self.fixed().items() if name not in steady}
+        return self.program.named(addresses) | self._places | buffers
 
     def gather(self, target: int, column: Column, order: int, n: int) -> None:
         """Start the copy of n rows, whose numbers are at ``order``."""

@@ -14,6 +14,8 @@ Count = Callable[[Env], int]
 
 THREADS, WARPS = 256, 8
 """Of each block."""
+RESIDENT = 2
+"""Blocks that a multiprocessor has registers for: told so, the compiler spills none of them."""
 MOST_BLOCKS = 1024
 """Of a part whose blocks hand sums on."""
 

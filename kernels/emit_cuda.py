@@ -16,6 +16,7 @@ from nnx.graph import CHECK, Eqn, Graph, Var
 from nnx.kernels.cuda_nests import CudaNests
 from nnx.kernels.cuda_passes import GEMM
 from nnx.kernels.cuda_step import (
+    RESIDENT,
     THREADS,
     CudaStep,
     Factor,
@@ -310,9 +311,8 @@ class CudaEmitter(CudaNests):
             words = set(re.findall(r"\bk\d+\b", "\n".join(_code(part.body))))
             lines += [f"    {text}" for text in self.head if text.split()[2] in words]
             lines += [*part.body, "}", ""]
-        lines.append(
-            f'extern "C" __global__ void __launch_bounds__({THREADS}) {launch.name}({given}) {{'
-        )
+        bounds = f"__launch_bounds__({THREADS}, {RESIDENT})"
+        lines.append(f'extern "C" __global__ void {bounds} {launch.name}({given}) {{')
         if len(launch.parts) == 1:
             lines.append(f"    {launch.parts[0].name}(blockIdx.x, gridDim.x, {names});")
         else:

@@ -235,6 +235,10 @@ def _compiled(
         arrays = [getattr(x, "array", x) for x in found.inputs(call.tensors)]
         program = found.program()
         f.repeat = None  # it would keep the arrays of these calls
+        if hasattr(program, "machine"):
+            from nnx.profile_device import DeviceKernels
+
+            return device, call_s, DeviceKernels(program, arrays, env).measured
         if hasattr(program, "emitted"):
             from nnx.profile_native import Kernels
 

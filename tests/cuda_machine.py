@@ -1,6 +1,7 @@
 """A machine without a GPU: kernels run as `tests.cuda_on_cpu` does, products are NumPy's."""
 
 import contextlib
+import timeit
 
 import numpy as np
 
@@ -75,6 +76,9 @@ class Machine:
         self.arrays = arrays or Arrays()
         self.noted = None
         self.allocated = self.uploaded = 0
+
+    def seconds(self, start):
+        return timeit.timeit(start, number=1)
 
     def scope(self):
         return self.arrays.scope() if hasattr(self.arrays, "scope") else contextlib.nullcontext()

@@ -4,6 +4,8 @@ One program serves all batch sizes. Threads and blocks run in several orders, wh
 difference to a bit.
 """
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -268,7 +270,8 @@ def test_an_index_out_of_range_is_refused_and_nothing_is_replaced():
     x, y = np.arange(12, dtype="f4").reshape(4, 3), np.arange(5, dtype="f4")
     form = Form(step, [nnx.asarray(a, device="numba") for a in (x, np.array([0, 3]), y)])
     program = cuda_program(form.lowered, {1: 2})
-    for at in ([1, -4], [4, 0], [-5, 0], [3, 3]):
+    for at, order in itertools.product(([1, -4], [4, 0], [-5, 0], [3, 3]), ORDERS):
+        program.machine.order = order
         arrays = [x, np.array(at), y.copy()]
         outputs = outputs_for(program.graph, {})
         status = run_cuda(program, arrays, outputs, {})

@@ -77,6 +77,21 @@ def test_the_smaller_last_batch_of_an_epoch_costs_no_new_captures(emulated, monk
     assert len(captured) <= 4
 
 
+def test_gradients_after_whole_blocks_are_those_of_the_last_step(request):
+    grads = []
+    for jit in (False, True):
+        if jit:
+            request.getfixturevalue("emulated")
+        model, _ = trained(jit, batch_size=10, shuffle=False)
+        kept = [p.grad for p in model.parameters()]
+        grads.append([np.array(g.numpy()) for g in kept])
+        model.fit(X, Y, batch_size=10, shuffle=False, jit=jit)
+        # Those that the caller keeps stay as they are.
+        grads[-1] += [g.numpy() for g in kept] + [p.grad.numpy() for p in model.parameters()]
+    for one, two in zip(*grads, strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-3, atol=1e-5)
+
+
 def test_first_weights_masks_and_shuffles_have_the_bits_of_the_cpu(emulated):
     """Without products and sums every bit is the CPU's: rows come shuffled, weights masked."""
 

@@ -176,7 +176,7 @@ static __device__ __forceinline__ void part0(long long block, long long blocks, 
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) k2(const long long *__restrict__ call, long long *status, const long long *__restrict__ x1, float *y8, const float *__restrict__ w1, double *w2, float *w3, double *s0, float *s1, unsigned int *tickets0) {
+extern "C" __global__ void __launch_bounds__(256, 2) k2(const long long *__restrict__ call, long long *status, const long long *__restrict__ x1, float *y8, const float *__restrict__ w1, double *w2, float *w3, double *s0, float *s1, unsigned int *tickets0) {
     long long block = blockIdx.x, blocks;
     blocks = call[8];
     if (block < blocks) return part1(block, blocks, call, status, x1, y8, w1, w2, w3, s0, s1, tickets0);
@@ -305,7 +305,7 @@ static __device__ __forceinline__ void part7(long long block, long long blocks, 
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) k5(const long long *__restrict__ call, long long *status, float *x4, float *x5, float *y0, float *y4, const float *__restrict__ y6, const float *__restrict__ y8, const float *__restrict__ w0, const float *__restrict__ w1, const double *__restrict__ w2, float *w3, float *s2, unsigned int *tickets1) {
+extern "C" __global__ void __launch_bounds__(256, 2) k5(const long long *__restrict__ call, long long *status, float *x4, float *x5, float *y0, float *y4, const float *__restrict__ y6, const float *__restrict__ y8, const float *__restrict__ w0, const float *__restrict__ w1, const double *__restrict__ w2, float *w3, float *s2, unsigned int *tickets1) {
     long long block = blockIdx.x, blocks;
     blocks = call[10];
     if (block < blocks) return part2(block, blocks, call, status, x4, x5, y0, y4, y6, y8, w0, w1, w2, w3, s2, tickets1);
@@ -386,7 +386,7 @@ static __device__ __forceinline__ void part6(long long block, long long blocks, 
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) k7(const long long *__restrict__ call, long long *status, float *x2, float *x3, const float *__restrict__ y2, const float *__restrict__ y4) {
+extern "C" __global__ void __launch_bounds__(256, 2) k7(const long long *__restrict__ call, long long *status, float *x2, float *x3, const float *__restrict__ y2, const float *__restrict__ y4) {
     long long block = blockIdx.x, blocks;
     blocks = call[14];
     if (block < blocks) return part4(block, blocks, call, status, x2, x3, y2, y4);

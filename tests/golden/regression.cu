@@ -14,7 +14,7 @@ static __device__ __forceinline__ void part0(long long block, long long blocks, 
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) k1(const long long *__restrict__ call, long long *status, const double *__restrict__ x3, const double *__restrict__ w0, double *w1, double *w2) {
+extern "C" __global__ void __launch_bounds__(256, 2) k1(const long long *__restrict__ call, long long *status, const double *__restrict__ x3, const double *__restrict__ w0, double *w1, double *w2) {
     part0(blockIdx.x, gridDim.x, call, status, x3, w0, w1, w2);
 }
 
@@ -87,7 +87,7 @@ static __device__ __forceinline__ void part1(long long block, long long blocks, 
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) k3(const long long *__restrict__ call, long long *status, const double *__restrict__ x1, const double *__restrict__ x5, double *y8, const double *__restrict__ w0, double *w3, double *w4, double *s0, unsigned int *tickets0, double *s1, unsigned int *tickets1) {
+extern "C" __global__ void __launch_bounds__(256, 2) k3(const long long *__restrict__ call, long long *status, const double *__restrict__ x1, const double *__restrict__ x5, double *y8, const double *__restrict__ w0, double *w3, double *w4, double *s0, unsigned int *tickets0, double *s1, unsigned int *tickets1) {
     part1(blockIdx.x, gridDim.x, call, status, x1, x5, y8, w0, w3, w4, s0, tickets0, s1, tickets1);
 }
 
@@ -245,7 +245,7 @@ static __device__ __forceinline__ void part7(long long block, long long blocks, 
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) k6(const long long *__restrict__ call, long long *status, double *x4, double *x5, double *x8, double *x9, double *y0, double *y4, const double *__restrict__ y6, const double *__restrict__ y8, const double *__restrict__ w0, const double *__restrict__ w1, double *w2, const double *__restrict__ w3, double *s2, unsigned int *tickets2) {
+extern "C" __global__ void __launch_bounds__(256, 2) k6(const long long *__restrict__ call, long long *status, double *x4, double *x5, double *x8, double *x9, double *y0, double *y4, const double *__restrict__ y6, const double *__restrict__ y8, const double *__restrict__ w0, const double *__restrict__ w1, double *w2, const double *__restrict__ w3, double *s2, unsigned int *tickets2) {
     long long block = blockIdx.x, blocks;
     blocks = call[11];
     if (block < blocks) return part2(block, blocks, call, status, x4, x5, x8, x9, y0, y4, y6, y8, w0, w1, w2, w3, s2, tickets2);
@@ -356,7 +356,7 @@ static __device__ __forceinline__ void part6(long long block, long long blocks, 
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) k8(const long long *__restrict__ call, long long *status, double *x2, double *x3, double *x6, double *x7, const double *__restrict__ y2, const double *__restrict__ y4) {
+extern "C" __global__ void __launch_bounds__(256, 2) k8(const long long *__restrict__ call, long long *status, double *x2, double *x3, double *x6, double *x7, const double *__restrict__ y2, const double *__restrict__ y4) {
     long long block = blockIdx.x, blocks;
     blocks = call[15];
     if (block < blocks) return part4(block, blocks, call, status, x2, x3, x6, x7, y2, y4);

@@ -555,7 +555,7 @@ static __device__ __forceinline__ void part1(long long block, long long blocks, 
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) k1(const long long *__restrict__ call, long long *status, const long long *__restrict__ x1, const float *__restrict__ w0, double *w1, double *w2, double *w3, bool *w4) {
+extern "C" __global__ void __launch_bounds__(256, 2) k1(const long long *__restrict__ call, long long *status, const long long *__restrict__ x1, const float *__restrict__ w0, double *w1, double *w2, double *w3, bool *w4) {
     long long block = blockIdx.x, blocks;
     blocks = call[10];
     if (block < blocks) return part2(block, blocks, call, status, x1, w0, w1, w2, w3, w4);
@@ -634,7 +634,7 @@ static __device__ __forceinline__ void part3(long long block, long long blocks, 
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) k2(const long long *__restrict__ call, long long *status, const float *__restrict__ x4, const float *__restrict__ x5, float *w0, const double *__restrict__ w3, const bool *__restrict__ w4, double *w5, double *w6, float *w7) {
+extern "C" __global__ void __launch_bounds__(256, 2) k2(const long long *__restrict__ call, long long *status, const float *__restrict__ x4, const float *__restrict__ x5, float *w0, const double *__restrict__ w3, const bool *__restrict__ w4, double *w5, double *w6, float *w7) {
     part3(blockIdx.x, gridDim.x, call, status, x4, x5, w0, w3, w4, w5, w6, w7);
 }
 
@@ -783,7 +783,7 @@ static __device__ __forceinline__ void part4(long long block, long long blocks, 
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) k4(const long long *__restrict__ call, long long *status, const long long *__restrict__ x1, float *y12, const float *__restrict__ w8, double *w9, float *w10, double *s0, float *s1, unsigned int *tickets0) {
+extern "C" __global__ void __launch_bounds__(256, 2) k4(const long long *__restrict__ call, long long *status, const long long *__restrict__ x1, float *y12, const float *__restrict__ w8, double *w9, float *w10, double *s0, float *s1, unsigned int *tickets0) {
     part4(blockIdx.x, gridDim.x, call, status, x1, y12, w8, w9, w10, s0, s1, tickets0);
 }
 
@@ -1134,7 +1134,7 @@ static __device__ __forceinline__ void part10(long long block, long long blocks,
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) k7(const long long *__restrict__ call, long long *status, const float *__restrict__ x4, float *x6, float *x7, float *x16, float *x17, float *x18, float *x19, float *y0, float *y4, const float *__restrict__ y10, const float *__restrict__ y12, const float *__restrict__ w0, const double *__restrict__ w1, const double *__restrict__ w2, const bool *__restrict__ w4, const double *__restrict__ w5, const double *__restrict__ w6, float *w7, const float *__restrict__ w8, const double *__restrict__ w9, float *w11, float *w12, float *s2, float *s3, float *s4, unsigned int *tickets1) {
+extern "C" __global__ void __launch_bounds__(256, 2) k7(const long long *__restrict__ call, long long *status, const float *__restrict__ x4, float *x6, float *x7, float *x16, float *x17, float *x18, float *x19, float *y0, float *y4, const float *__restrict__ y10, const float *__restrict__ y12, const float *__restrict__ w0, const double *__restrict__ w1, const double *__restrict__ w2, const bool *__restrict__ w4, const double *__restrict__ w5, const double *__restrict__ w6, float *w7, const float *__restrict__ w8, const double *__restrict__ w9, float *w11, float *w12, float *s2, float *s3, float *s4, unsigned int *tickets1) {
     long long block = blockIdx.x, blocks;
     blocks = call[13];
     if (block < blocks) return part5(block, blocks, call, status, x4, x6, x7, x16, x17, x18, x19, y0, y4, y10, y12, w0, w1, w2, w4, w5, w6, w7, w8, w9, w11, w12, s2, s3, s4, tickets1);
@@ -1499,7 +1499,7 @@ static __device__ __forceinline__ void part12(long long block, long long blocks,
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) k9(const long long *__restrict__ call, long long *status, float *x2, float *x3, float *x4, float *x5, float *x8, float *x9, float *x10, float *x11, float *x12, float *x13, float *x14, float *x15, const float *__restrict__ y2, const float *__restrict__ y4, float *y6, float *y8, float *w11, float *w12) {
+extern "C" __global__ void __launch_bounds__(256, 2) k9(const long long *__restrict__ call, long long *status, float *x2, float *x3, float *x4, float *x5, float *x8, float *x9, float *x10, float *x11, float *x12, float *x13, float *x14, float *x15, const float *__restrict__ y2, const float *__restrict__ y4, float *y6, float *y8, float *w11, float *w12) {
     long long block = blockIdx.x, blocks;
     blocks = call[17];
     if (block < blocks) return part7(block, blocks, call, status, x2, x3, x4, x5, x8, x9, x10, x11, x12, x13, x14, x15, y2, y4, y6, y8, w11, w12);
