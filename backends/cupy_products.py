@@ -23,8 +23,8 @@ from nnx.precision import get_matmul_precision
 # cudaDataType and cublasComputeType_t, from library_types.h and cublas_api.h of CUDA 13.
 TYPES = {"float16": 2, "bfloat16": 14, "float32": 0, "float64": 1}
 IN_FLOAT64, IN_FLOAT32 = 70, 68
-FAST = {"highest": IN_FLOAT32, "high": 77, "medium": 75}
-"""What float32 is computed in: CUBLAS_COMPUTE_32F, _32F_FAST_TF32, _32F_FAST_16BF."""
+FAST = {"highest": IN_FLOAT32, "high": 77, "medium": 75, "float16": 74}
+"""What float32 is computed in: CUBLAS_COMPUTE_32F, _FAST_TF32, _FAST_16BF, _FAST_16F."""
 FIRST_WITH_TF32 = 80
 """The compute capability, times 10, of the first GPUs that have TF32 and bfloat16 units."""
 PLAIN, TRANSPOSED = 0, 1

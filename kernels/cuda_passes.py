@@ -28,6 +28,8 @@ GEMM = Op(
 )  # fmt: skip
 COMPUTE = {"float16": "float32", "bfloat16": "float32", "float64": "float64"}
 """In which precision products of other types than float32 are summed."""
+NARROW = {"medium": dtypes.bfloat16, "float16": dtypes.float16}
+"""To which type factors of float32 are rounded."""
 
 Keeps = Callable[[DType, str], bool]
 """Whether products of a type, summed in a precision, keep NaN when they apply relu."""
@@ -37,8 +39,8 @@ def products(graph: Graph, precision: str, keeps_nan: Keeps) -> Graph:
     """Return the graph with its products in the words of cuBLASLt.
 
     ``precision`` is how float32 is multiplied: "highest" as it is, "high" as TF32, "medium" as
-    bfloat16, each summed in float32. A bias, and relu after it, become part of the product before
-    them, where nothing else reads that and the GPU then keeps NaN.
+    bfloat16, "float16" as that, each summed in float32. A bias, and relu after it, become part of
+    the product before them, where nothing else reads that and the GPU then keeps NaN.
     """
     return _Products(graph, precision, keeps_nan).run()
 
@@ -71,8 +73,8 @@ class _Products:
         kind = eqn.out.dtype
         if kind is not dtypes.float32:
             return kind, COMPUTE[kind.name]
-        if self.precision == "medium":
-            return dtypes.bfloat16, "float32"
+        if self.precision in NARROW:
+            return NARROW[self.precision], "float32"
         return kind, "tf32" if self.precision == "high" else "float32"
 
     def _chain(self, eqn: Eqn) -> list[Eqn]:

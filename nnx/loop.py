@@ -147,7 +147,7 @@ def train_step(
     value, parts = losses_of(loss, prediction, y, weight)
     number: float = value.item()
     if math.isfinite(number):
-        value.backward()
+        optimizer.scaled(value).backward()
         optimizer.step()
     return number, value, prediction, parts
 
@@ -177,7 +177,7 @@ class JittedStep:
             prediction = called(model, x)
             value, parts = losses_of(loss, prediction, y, weight)
             recording.trace.expect_finite(value)
-            value.backward()
+            optimizer.scaled(value).backward()
             optimizer.step()
             return value, prediction, parts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nnx.errors import DataError, did_you_mean
 from nnx.op import changes
 
-MATMUL_PRECISIONS = ("highest", "high", "medium")
+MATMUL_PRECISIONS = ("highest", "high", "medium", "float16")
 
 _matmul = "highest"
 
@@ -15,7 +15,9 @@ def set_matmul_precision(precision: str) -> None:
 
     ``"highest"``: in float32, the default. ``"high"``: the inputs rounded to TF32 (10 bits after
     the point). ``"medium"``: rounded to bfloat16 (7 bits), or to TF32 where the library prefers
-    it. Sums are formed in float32 in each case, and other types than float32 do not change. A
+    it. ``"float16"``, which is not one of PyTorch's words: rounded to float16 (10 bits, nothing
+    beyond 65504), for GPUs without bfloat16; train with an optimizer's ``loss_scale``. Sums are
+    formed in float32 in each case, and other types than float32 do not change. A
     device without such units, every CPU among them, forms them as ``"highest"`` does.
     Raises: DataError for another word.
 
@@ -35,5 +37,5 @@ def set_matmul_precision(precision: str) -> None:
 
 
 def get_matmul_precision() -> str:
-    """Return what `set_matmul_precision` set: "highest", "high" or "medium"."""
+    """Return what `set_matmul_precision` set, such as "highest"."""
     return _matmul

@@ -92,6 +92,25 @@ def test_precision_is_that_of_the_call(device):
     assert np.array_equal(forward(here.x).numpy(), exact)
 
 
+@pytest.mark.parametrize("jitted", [True, False])
+def test_products_in_float16_train_float32_weights_with_a_loss_scale(device, jitted):
+    def trained(precision, **settings):
+        nnx.random.seed(0)
+        model = nn.Sequential(nn.Dense(8, "relu", in_features=6), nn.Dense(3, in_features=8))
+        model.compile(optim.SGD(0.1, **settings), "cross_entropy", device=device)
+        nnx.set_matmul_precision(precision)
+        try:
+            history = model.fit(X, Y, batch_size=8, epochs=2, verbose=0, jit=jitted)
+        finally:
+            nnx.set_matmul_precision("highest")
+        assert all(p.dtype is nnx.float32 for p in model.parameters())
+        return history.history["loss"]
+
+    exact, narrow = trained("highest"), trained("float16", loss_scale=2.0**10)
+    assert narrow != exact
+    np.testing.assert_allclose(narrow, exact, rtol=2e-3)
+
+
 def test_float16_is_compiled(device):
     here = Trained(device)
     exact = here.model(here.x).numpy()

@@ -20,6 +20,7 @@ from nnx.device import Device
 from nnx.errors import DataError, DeviceError, DTypeError, ShapeError, did_you_mean
 from nnx.host import to_host
 from nnx.op import changes, recording
+from nnx.optim import scaling
 from nnx.scalar import Scalar
 from nnx.tensor import Tensor, asarray
 
@@ -39,10 +40,11 @@ Params = Iterable[Tensor] | HasParameters
 
 
 class Clip(TypedDict, total=False):
-    """How gradients are clipped; every optimizer takes one of these settings."""
+    """What is done with gradients first: every optimizer takes these settings, one to clip."""
 
     clip_norm: float | None
     clip_value: float | None
+    loss_scale: float | None
 
 
 class _Entry:
@@ -117,6 +119,11 @@ class Optimizer:
     Keras's ``global_clipnorm``. ``clip_value`` moves each number of a gradient into -clip_value to
     clip_value. Either is done before ``update``, and so before weight decay; ``grad`` stays.
 
+    ``loss_scale`` (2**15, say) keeps gradients inside the range of products in float16: call
+    ``optimizer.scaled(loss).backward()``, as `fit` does. `step` divides by the scale. Where a
+    gradient is not finite it changes no parameter and halves the scale; after 2,000 finite steps
+    it doubles it. ``step_count`` counts skipped steps too.
+
     >>> class Signs(Optimizer):
     ...     def update(self, param, grad, slots):
     ...         return param - self.lr * nnx.sign(grad)
@@ -134,6 +141,7 @@ class Optimizer:
     step_count: int = 0
     clip_norm: float | None = None
     clip_value: float | None = None
+    loss_scale: float | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -153,7 +161,11 @@ class Optimizer:
             settings = inspect.signature(type(self)).parameters.keys() - {"clip", "settings"}
             hint = did_you_mean(name, settings | Clip.__annotations__.keys())
             raise DataError(f"{self._kind} has no setting {name!r}. {hint}")
-        self.clip_norm, self.clip_value = self._checked_clip(**clip)
+        self.loss_scale = scaling.checked_scale(self._kind, clip.get("loss_scale"))
+        self._scaling: dict[str, Tensor] = {}
+        self.clip_norm, self.clip_value = self._checked_clip(
+            clip.get("clip_norm"), clip.get("clip_value")
+        )
         self._entries: list[_Entry] = []
         self._slots_made = False
         self._schedule: Schedule | None = None
@@ -265,6 +277,30 @@ class Optimizer:
 
     # Steps
 
+    def scaled(self, loss: Tensor) -> Tensor:
+        """Return the loss to call ``backward`` on: times the scale, where there is one."""
+        if self.loss_scale is None:
+            return loss
+        self._make_scaling()
+        scaled: Tensor = loss * self._scaling["scale"].astype(loss.dtype)
+        return scaled
+
+    def _make_scaling(self) -> None:
+        """Make what loss scaling keeps, on the device of the parameters, or move it there."""
+        if not self._entries:
+            self._explain_nothing()
+        assert self.loss_scale is not None
+        device = self._entries[0].param.device
+        if not self._scaling:
+            if recording.trace is not None:
+                with recording.trace.suspended():
+                    self._scaling = scaling.slots_of(self.loss_scale, device)
+            else:
+                self._scaling = scaling.slots_of(self.loss_scale, device)
+        for slot in self._scaling.values():
+            if slot.device is not device:
+                _move(slot, device)
+
     def zero_grad(self) -> None:
         """Forget the gradients, so that the next backward pass starts from none."""
         trace = recording.trace
@@ -293,6 +329,7 @@ class Optimizer:
             self._lr = self._checked_rate(self._schedule(self.step_count))
         taped, recording.on = recording.on, False
         self.step_count += 1
+        scales: dict[str, Any] = {}
         try:
             if not self._slots_made:
                 self._make_slots()
@@ -302,13 +339,20 @@ class Optimizer:
                 change = self._array_change if fast else self._tensor_change
                 with device.scope():
                     shrink = self._shrink(entries, device) if self.clip_norm is not None else None
-                    changes += [change(entry, device, shrink) for entry in group]
+                    if self.loss_scale is None:
+                        changes += [change(entry, device, shrink) for entry in group]
+                        continue
+                    fine, shrink = self._unscaled(entries, device, shrink, scales)
+                    made = [change(entry, device, shrink) for entry in group]
+                    changes += [_if_fine(device.namespace, fine, c) for c in made]
         except BaseException:
             self.step_count -= 1
             raise
         finally:
             recording.on = taped
             vars(self).pop("xp", None)  # a module, which no copy could be made of
+        for name, array in scales.items():
+            self._scaling[name].assign(array)
         for entry, value, slots in changes:
             entry.param.assign(value)
             for name, array in slots.items():
@@ -332,6 +376,33 @@ class Optimizer:
         trace.attribute(self, "_lr", self._lr)
         self._lr = trace.rate(self, "_lr", functools.partial(_Rate, self))
 
+    def _unscaled(
+        self, entries: list[_Entry], device: Device, shrink: Any, scales: dict[str, Any]
+    ) -> tuple[Any, Any]:
+        """Return whether all gradients are finite, and what each is multiplied with.
+
+        ``scales`` gets what loss scaling keeps for the next step.
+        """
+        xp = device.namespace
+        self._make_scaling()
+        for entry in entries:
+            if entry.param.grad is None or entry.param.grad.device is not device:
+                self._refuse_scattered(entry, device, "loss_scale")
+        scale, good = self._scaling["scale"].array, self._scaling["good"].array
+        fine = scaling.all_finite(xp, [entry.param.grad.array for entry in entries])  # type: ignore[union-attr]
+        scales["scale"], scales["good"] = scaling.renewed(xp, scale, good, fine)
+        inverse = 1.0 / scale
+        return fine, inverse if shrink is None else shrink * inverse
+
+    def _refuse_scattered(self, entry: _Entry, device: Device, setting: str) -> None:
+        """Raise where gradients that are looked at together are on several devices."""
+        if entry.param.device is not device:
+            raise DeviceError(
+                f"{self._kind}: {setting} is of all gradients together, and they are on "
+                f"{device.name!r} and {entry.param.device.name!r}. Put the model on one device."
+            )
+        self._refuse_grad(entry.param)
+
     def _shrink(self, entries: list[_Entry], device: Device) -> Any:
         """Return what all gradients are multiplied with, as an array of one number.
 
@@ -351,12 +422,16 @@ class Optimizer:
             wide = xp.widen(grad.array)
             squares = xp.sum(wide * wide)
             total = squares if total is None else total + squares
-        return xp.minimum(self.clip_norm / (xp.sqrt(total) + 1e-6), 1.0)
+        norm = xp.sqrt(total)
+        if self.loss_scale is not None:
+            self._make_scaling()
+            norm = norm / self._scaling["scale"].array
+        return xp.minimum(self.clip_norm / (norm + 1e-6), 1.0)
 
     def _clipped(self, xp: Any, grad: Any, shrink: Any) -> Any:
         """Return the array of a gradient as `update` is to see it."""
         if shrink is not None:
-            return grad * xp.narrow(shrink, grad)
+            grad = grad * xp.narrow(shrink, grad)
         if self.clip_value is not None:
             return xp.clip(grad, -self.clip_value, self.clip_value)
         return grad
@@ -463,7 +538,10 @@ class Optimizer:
             slot.assign(made[key].array)
 
     def _named_slots(self) -> dict[str, Tensor]:
-        return {
+        if self.loss_scale is not None:
+            self._make_scaling()
+        of_scaling = {f"loss_scale.{name}": slot for name, slot in self._scaling.items()}
+        return of_scaling | {
             f"{i}.{name}": slot
             for i, entry in enumerate(self._entries)
             for name, slot in entry.slots.items()
@@ -520,6 +598,13 @@ class Optimizer:
             old, new = slot.array, slots[name]
             if getattr(new, "shape", None) != old.shape or new.dtype != old.dtype:
                 self._refuse(f"for slot {name!r} of {_brief(entry.param)}", new)
+
+
+def _if_fine(xp: Any, fine: Any, change: Change) -> Change:
+    """Return a change that leaves everything as it was unless a flag is true."""
+    entry, value, slots = change
+    kept = {name: xp.where(fine, slots[name], slot.array) for name, slot in entry.slots.items()}
+    return entry, xp.where(fine, value, entry.param.array), kept
 
 
 def checked(kind: str, name: str, value: Any, low: float, high: float) -> float:

@@ -14,6 +14,7 @@ from tests.fake_cupy.cuda import CUDARuntimeError, _pool, get_current_stream, ma
 CUBLAS_OP_N, CUBLAS_OP_T = 0, 1
 CUBLAS_GEMM_DEFAULT = -1
 CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_16BF, CUBLAS_COMPUTE_32F_FAST_TF32 = 68, 75, 77
+CUBLAS_COMPUTE_32F_FAST_16F = 74
 CUBLAS_COMPUTE_64F = 70
 
 
@@ -101,6 +102,8 @@ def gemmStridedBatchedEx(  # noqa: N802 (cuBLAS's name)
 def _rounded(x, compute_type):
     if compute_type == CUBLAS_COMPUTE_32F_FAST_TF32:
         return _cut(x, 13)
+    if compute_type == CUBLAS_COMPUTE_32F_FAST_16F:
+        return x.astype(np.float16).astype(np.float32)
     return _cut(x, 16) if compute_type == CUBLAS_COMPUTE_32F_FAST_16BF else x
 
 
