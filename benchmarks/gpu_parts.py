@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from nnx.costs import flops
-from nnx.kernels.emit_cuda import Product
+from nnx.kernels.cuda_step import Product
 from nnx.scalar import resolve
 
 

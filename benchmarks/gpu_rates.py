@@ -64,20 +64,24 @@ def product_s(size: int, dtype: str, out_dtype: str) -> float:
 
 def copy_s(n_bytes: int) -> float:
     """Return the seconds of a device-to-device copy."""
+    import cupy  # type: ignore[import-not-found, unused-ignore]
+
     from nnx.benchmarks.contestants import cuda_clock
     from nnx.kernels.cuda_machine import CupyMachine
 
-    machine = CupyMachine(0)
+    machine = CupyMachine(cupy, 0)
     source, target = machine.memory(n_bytes), machine.memory(n_bytes)
     return best_s(lambda: machine.copy(target.address, source.address, n_bytes), cuda_clock())
 
 
 def launch_s() -> float:
     """Return the seconds that a kernel without work takes in a graph of many."""
+    import cupy  # type: ignore[import-not-found, unused-ignore]
+
     from nnx.benchmarks.contestants import cuda_clock
     from nnx.kernels.cuda_machine import CupyMachine
 
-    machine = CupyMachine(0)
+    machine = CupyMachine(cupy, 0)
     kernel = machine.load(NOTHING)["nothing"]
 
     def start() -> None:

@@ -170,7 +170,7 @@ def test_limits_are_those_of_the_figures():
     found = limits_of(made_up())
     eager = found["784-16-16-10/32/sgd, queued: torch over nnx"]
     assert eager["measured"] == 9.0 and eager["limit"] == 5.0 and eager["met"]
-    assert found["784-512-512-10/1024/adam, loss read: torch.compile over nnx"]["measured"] == 3.0
+    assert found["784-512-512-10/32/adam, loss read: torch.compile over nnx"]["measured"] == 3.0
     wide = [v for name, v in found.items() if "products alone" in name]
     assert [v["limit"] for v in wide] == [0.9, 0.9] and wide[0]["measured"] == 18.5 / 20
     copies = [v for name, v in found.items() if "copy over the kernel" in name]
@@ -317,6 +317,14 @@ def test_a_stage_for_which_no_time_is_left_is_not_started(tmp_path):
     results = gpu.run(tmp_path, {"one": stage("fine")}, FACTS, total_s=1.0)
     assert results["stages"]["one"]["status"] == "not run"
     assert errors(results) == []
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_chosen_stages_share_the_whole_time(quick):
+    shared = gpu.shared_out({name: gpu.STAGES[name] for name in ("steps", "wide")}, quick)
+    seconds = [s.quick_seconds if quick else s.seconds for s in shared.values()]
+    assert sum(seconds) == pytest.approx(gpu.QUICK_S if quick else gpu.TOTAL_S)
+    assert seconds[0] > 1.5 * (gpu.STAGES["steps"][1 + quick])
 
 
 def test_results_are_written_after_each_stage(tmp_path, monkeypatch):
