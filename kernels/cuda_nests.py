@@ -31,7 +31,7 @@ from nnx.kernels.cuda_step import (
     summing_blocks,
 )
 from nnx.kernels.cuda_text import TYPES
-from nnx.kernels.draws import drawn
+from nnx.kernels.draws import drawn, merge
 from nnx.kernels.emit_numba import Emitter
 from nnx.kernels.expressions import HALF, cast_of
 from nnx.kernels.groups import Group, Plan
@@ -623,30 +623,17 @@ def _sorted(out: str, keys: str, spare: str, n: str) -> list[str]:
 
     A merge sort, whose merges of one width are shared among the threads.
     """
-    return f"""\
-for c in threads({n}):
-    {out}[c] = c
-sync()
-width = 1
-while width < {n}:
-    for q in threads(({n} + 2 * width - 1) // (2 * width)):
-        low = 2 * width * q
-        middle = low + width if low + width < {n} else {n}
-        end = middle + width if middle + width < {n} else {n}
-        left = low
-        right = middle
-        for c in range(low, end):
-            first = right >= end
-            if left < middle and not first:
-                first = {keys}[{out}[left]] <= {keys}[{out}[right]]
-            if first:
-                {spare}[c] = {out}[left]
-                left += 1
-            else:
-                {spare}[c] = {out}[right]
-                right += 1
-    sync()
-    for c in threads({n}):
-        {out}[c] = {spare}[c]
-    sync()
-    width *= 2""".splitlines()
+    return [
+        f"for c in threads({n}):",
+        f"    {out}[c] = c",
+        "sync()",
+        "width = 1",
+        f"while width < {n}:",
+        f"    for q in threads(({n} + 2 * width - 1) // (2 * width)):",
+        *(f"        {text}" for text in merge(out, keys, spare, n)),
+        "    sync()",
+        f"    for c in threads({n}):",
+        f"        {out}[c] = {spare}[c]",
+        "    sync()",
+        "    width *= 2",
+    ]

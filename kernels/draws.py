@@ -83,27 +83,34 @@ def order(out: str, keys: str, spare: str, n: str) -> list[str]:
 
     A merge sort without recursion; ``spare`` has the size of ``out``.
     """
+    return [
+        f"for c in range({n}):",
+        f"    {out}[c] = c",
+        "width = 1",
+        f"while width < {n}:",
+        f"    for q in range(({n} + 2 * width - 1) // (2 * width)):",
+        *(f"        {text}" for text in merge(out, keys, spare, n)),
+        f"    for c in range({n}):",
+        f"        {out}[c] = {spare}[c]",
+        "    width *= 2",
+    ]
+
+
+def merge(out: str, keys: str, spare: str, n: str) -> list[str]:
+    """Return lines that merge the q-th pair of sorted runs of ``width`` keys, by ``spare``."""
     return f"""\
-for c in range({n}):
-    {out}[c] = c
-width = 1
-while width < {n}:
-    for q in range(({n} + 2 * width - 1) // (2 * width)):
-        low = 2 * width * q
-        middle = low + width if low + width < {n} else {n}
-        end = middle + width if middle + width < {n} else {n}
-        left = low
-        right = middle
-        for c in range(low, end):
-            first = right >= end
-            if left < middle and not first:
-                first = {keys}[{out}[left]] <= {keys}[{out}[right]]
-            if first:
-                {spare}[c] = {out}[left]
-                left += 1
-            else:
-                {spare}[c] = {out}[right]
-                right += 1
-    for c in range({n}):
-        {out}[c] = {spare}[c]
-    width *= 2""".splitlines()
+low = 2 * width * q
+middle = low + width if low + width < {n} else {n}
+end = middle + width if middle + width < {n} else {n}
+left = low
+right = middle
+for c in range(low, end):
+    first = right >= end
+    if left < middle and not first:
+        first = {keys}[{out}[left]] <= {keys}[{out}[right]]
+    if first:
+        {spare}[c] = {out}[left]
+        left += 1
+    else:
+        {spare}[c] = {out}[right]
+        right += 1""".splitlines()
