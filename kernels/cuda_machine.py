@@ -27,6 +27,7 @@ from nnx.kernels.products_gpu import (
 from nnx.places import HostArrays
 
 _HALF_BITS = {"float16": (0x7C00, 0x7FFF), "bfloat16": (0x7F80, 0x7FFF)}
+MARKED_BYTES = 64
 RING_BYTES = 1 << 20
 """Pinned memory from which numbers of calls are copied; when it is full, the GPU is waited for."""
 
@@ -223,6 +224,29 @@ class CupyMachine:
         ctypes.memmove(place, np.ascontiguousarray(array).ctypes.data, n)
         self._at += -(-n // 8) * 8
         self._runtime.memcpyAsync(target, place, n, self._runtime.memcpyHostToDevice, self._stream)
+
+    @functools.cached_property
+    def _marked(self) -> Any:
+        return self._cupy.cuda.alloc_pinned_memory(MARKED_BYTES)
+
+    @functools.cached_property
+    def _event(self) -> Any:
+        return self._cupy.cuda.Event(disable_timing=True)
+
+    def mark(self, source: int, n: int) -> Callable[[], Any]:
+        """Return a function that waits for what was started before, and returns int64 words.
+
+        One at a time: the next mark takes the place of this one.
+        """
+        kind = self._runtime.memcpyDeviceToHost
+        self._runtime.memcpyAsync(self._marked.ptr, source, 8 * n, kind, self._stream)
+        self._event.record()
+
+        def words() -> Any:
+            self._event.synchronize()
+            return np.array((ctypes.c_int64 * n).from_address(self._marked.ptr), np.int64)
+
+        return words
 
     def download(self, source: int, n: int) -> Any:
         """Return int64 words, when all that was started before is done."""

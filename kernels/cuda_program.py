@@ -14,7 +14,8 @@ there is none:
 - ``launch(kernel, blocks, arguments)`` runs a kernel on addresses;
 - ``multiply(product)`` runs a `Matrices`;
 - ``copy(target, source, n)`` and ``clear(target, n)`` move and zero bytes on the device;
-- ``upload(target, array)`` copies a host array, ``download(source, n)`` returns int64 words;
+- ``upload(target, array)`` copies a host array, ``download(source, n)`` returns int64 words, and
+  ``mark(source, n)`` a function that does, waiting for no more than was started before it;
 - ``capture(function)`` returns a function that starts again all that this one starts, or None;
 - ``keeps_nan(dtype, compute)`` tells whether relu at the end of a product keeps NaN;
 - ``seconds(function)`` times what a function starts;
@@ -142,17 +143,18 @@ class Setting:
         program.renew(self._words, self.env(self.table))
         machine.upload(self._places["call"], self._words)
         addresses = self.table[slots.first : slots.last].tolist()
-        replay = self._replay(addresses)
-        if replay is None:
-            self.enqueue(program.named(addresses) | self._places)
-        else:
-            graph, moved_in, moved_out = replay
-            for target, i in moved_in:
-                machine.copy(target, addresses[i], self._bytes[i])
-            graph()
-            for source, i in moved_out:
-                machine.copy(addresses[i], source, self._bytes[i])
-        return self.status()[0] if program.step.has_checks else 0
+        starts, moved_in, moved_out = self._replay(addresses)
+        for target, i in moved_in:
+            machine.copy(target, addresses[i], self._bytes[i])
+        status = None
+        for k, start in enumerate(starts):
+            start()
+            if k == 0 and program.step.has_checks:
+                # The host waits for the checks alone; the rest of the step goes on meanwhile.
+                status = machine.mark(self._places["status"], STATUS_WORDS)
+        for source, i in moved_out:
+            machine.copy(addresses[i], source, self._bytes[i])
+        return 0 if status is None else self._told(status())[0]
 
     def env(self, table: Any) -> dict[str, Any]:
         """Return the scalars of a call's table."""
@@ -162,16 +164,16 @@ class Setting:
             found[name] = int(table[slot]) if whole else float(table.view(np.float64)[slot])
         return found
 
-    def status(self) -> tuple[int, int]:
+    def _told(self, words: Any) -> tuple[int, int]:
         """Return why a check failed, 0 if none did, and in which step; forget it."""
-        reason, step = self._machine.download(self._places["status"], STATUS_WORDS).tolist()
+        reason, step = words.tolist()
         if reason:
             self._machine.clear(self._places["status"], 8 * STATUS_WORDS)
         return reason, step
 
-    def enqueue(self, places: dict[str, int]) -> None:
-        """Start every kernel and product of a step."""
-        for i in range(len(self.program.step.runs)):
+    def enqueue(self, places: dict[str, int], which: range | None = None) -> None:
+        """Start kernels and products of a step: every one, or those of some numbers."""
+        for i in range(len(self.program.step.runs)) if which is None else which:
             self.start(i, places)
 
     def start(self, i: int, places: dict[str, int]) -> None:
@@ -200,9 +202,10 @@ class Setting:
     # Replays
 
     def _replay(self, addresses: list[int]) -> Any:
-        """Return what starts a step, and what to copy to it and from it; None: as it lies.
+        """Return what starts a step, one after the other, and what to copy to it and from it.
 
-        A step that has come before is a graph, if it could be captured.
+        A step that has come before is two graphs, if it could be captured: of what comes up to the
+        last check, and of the rest.
         """
         program = self.program
         n = self._n_inputs
@@ -218,10 +221,10 @@ class Setting:
             # Launched where the capture will have it: products are tuned for these addresses.
             return self._moved(addresses, direct)
         if self._seen[key] is None:
-            start, *moves = self._moved(addresses, direct)
-            graph = self._machine.capture(start)
-            self._seen[key] = False if graph is None else (graph, *moves)
-        return self._seen[key] or None
+            starts, *moves = self._moved(addresses, direct)
+            graphs = list(itertools.takewhile(bool, map(self._machine.capture, starts)))
+            self._seen[key] = (graphs if len(graphs) == len(starts) else starts, *moves)
+        return self._seen[key]
 
     def fixed(self) -> dict[str, int]:
         """Return where arguments and results are while a graph runs."""
@@ -249,7 +252,10 @@ class Setting:
         for at, i in (*moved_in, *moved_out):
             places[i] = at
         named = program.named(places) | self._places
-        return functools.partial(self.enqueue, named), moved_in, moved_out
+        n_runs, checked = len(program.step.runs), program.step.checked
+        parts = [range(checked), range(checked, n_runs)]
+        starts = [functools.partial(self.enqueue, named, part) for part in parts if part]
+        return starts, moved_in, moved_out
 
     # Many steps
 
@@ -287,7 +293,8 @@ class Setting:
             for (_, target, size), source in zip(results, many.results, strict=True):
                 machine.copy(target + done * size, source, count * size)
             done += count
-        reason, step = self.status()
+        status = machine.download(self._places["status"], STATUS_WORDS)
+        reason, step = self._told(status)
         return (step, reason) if reason else (n, 0)
 
     def _many(

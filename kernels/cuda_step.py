@@ -101,7 +101,12 @@ class CudaStep:
         self.buffers: list[tuple[str, Count, int]] = []
         self.numbers: list[Number] = []
         self.tickets: list[Count] = []
-        self.has_checks = False
+        self.checked = 0
+
+    @property
+    def has_checks(self) -> bool:
+        """Whether the step may refuse a value: in one of its first ``checked`` runs."""
+        return self.checked > 0
 
 
 def count_of(n: Any) -> Count:

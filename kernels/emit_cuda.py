@@ -73,7 +73,10 @@ class CudaEmitter(CudaNests):
                 parts = tuple(p for p in found if isinstance(p, Part))
                 step.runs.append(self._launch(f"k{len(step.runs)}", parts))
         step.buffers += self.scratch
-        step.has_checks = any(map(_may_fail, self.graph.eqns))
+        step.checked = max(
+            (i for i, run in enumerate(step.runs, 1) if isinstance(run, Launch) and _checks(run)),
+            default=0,
+        )
         step.source = self._source()
         return step
 
@@ -332,6 +335,10 @@ class CudaEmitter(CudaNests):
         # Memory of sums is read while other blocks write it.
         written = re.search(rf"\b{name}\[[^=]*\] [-+]?= ", text) or name.startswith(("s", "ticket"))
         return f"{kind} *{name}" if written else f"const {kind} *__restrict__ {name}"
+
+
+def _checks(launch: Launch) -> bool:
+    return any(_may_fail(eqn) for part in launch.parts for eqn in part.eqns)
 
 
 def _may_fail(eqn: Eqn) -> bool:

@@ -158,6 +158,10 @@ class Machine:
         self.uploaded += array.nbytes
         _bytes(target, array.nbytes)[:] = np.ravel(array).view(np.uint8)
 
+    def mark(self, source, n):
+        words = self.download(source, n)
+        return lambda: words
+
     def download(self, source, n):
         assert self.noted is None, "the host waits in a capture"
         return _bytes(source, 8 * n).view(np.int64).copy()

@@ -100,6 +100,23 @@ class Stream:
         return types.SimpleNamespace(launch=lambda: host.queue.extend(noted))
 
 
+class Event:
+    def __init__(self, host):
+        self._host, self._reached = host, True
+
+    def record(self):
+        self._reached = False
+        self._host.do(MAIN, self._reach)
+
+    def _reach(self):
+        self._reached = True
+
+    def synchronize(self):
+        assert self._host.noted is None, "the host waits in a capture"
+        while not self._reached:
+            self._host.queue.pop(0)()
+
+
 class Device:
     compute_capability = "90"
 
@@ -138,6 +155,7 @@ def host(monkeypatch):
     main = types.SimpleNamespace(ptr=MAIN)
     cuda = types.SimpleNamespace(
         Device=lambda index: Device(made, index), Stream=lambda non_blocking: Stream(made),
+        Event=lambda disable_timing: Event(made),
         alloc=made.alloc, alloc_pinned_memory=made.alloc, get_current_stream=lambda: main,
         runtime=runtime, function=types.SimpleNamespace(Module=CuModule),
     )  # fmt: skip

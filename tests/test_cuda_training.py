@@ -28,12 +28,17 @@ def replays(made):
     return sum(program.machine.replays for program in made)
 
 
+def graphs(program):
+    """Return how many graphs a step is: up to its last check, and the rest."""
+    return 2 if 0 < program.step.checked < len(program.step.runs) else 1
+
+
 @pytest.mark.parametrize(("network", "optimizer"), ONCE)
 def test_steps_of_each_lesson_are_as_near_the_truth(network, optimizer, emulated):
     check(network, optimizer, STEPS)
     # Batches of two sizes, each launched once, and captured when it comes again.
     (program,) = emulated
-    assert program.machine.replays == STEPS - 2
+    assert program.machine.replays == (STEPS - 2) * graphs(program)
 
 
 # fit
@@ -74,7 +79,7 @@ def test_the_smaller_last_batch_of_an_epoch_costs_no_new_captures(emulated, monk
     monkeypatch.setattr(Machine, "capture", counted)
     trained(True, epochs=6)
     # Steps of both sizes, and blocks of one step and of several; how long blocks are is not fixed.
-    assert len(captured) <= 4
+    assert len(captured) <= 6  # a step is two graphs where it is alone
 
 
 def test_gradients_after_whole_blocks_are_those_of_the_last_step(request):
@@ -191,7 +196,7 @@ def test_a_thousand_replays_take_no_memory(emulated):
     machine.uploaded = 0
     for i in range(1000):
         small(*batch(i))
-    assert machine.replays == replayed + 1000
+    assert machine.replays == replayed + 1000 * graphs(program)
     assert machine.allocated == allocated
     kernels = sum(isinstance(run, cuda_program.Launch) for run in program.step.runs)
     assert machine.launches == launched + 1000 * kernels
@@ -210,7 +215,7 @@ def test_a_replay_reads_no_memory_of_the_call_it_was_captured_in(emulated):
         loss = float(found.numpy())
         found.array[...] = np.nan
         assert loss == other(*kept[i])
-    assert emulated[0].machine.replays == 4
+    assert emulated[0].machine.replays == 4 * graphs(emulated[0])
 
 
 def test_bits_are_the_same_in_every_order_of_threads(emulated):
@@ -250,7 +255,7 @@ def test_another_batch_size_has_its_own_memory_and_no_other_text(emulated):
     sizes = (8, 8, 8, 3, 3, 8, 3, 2, 13, 8)
     losses = [small(*batch(i, n)) for i, n in enumerate(sizes)]
     (program,) = emulated
-    assert program.machine.replays == 6  # all but the first of each size
+    assert program.machine.replays == 6 * graphs(program)  # all but the first of each size
     assert len({id(s) for s in program._settings.values()}) == 4
     emulated.clear()
     # Launched only: what was replayed must be the same.
