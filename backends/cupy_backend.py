@@ -225,7 +225,7 @@ class CupyBackend(Backend):
         """Return one GPU as compiled steps see it."""
         from nnx.kernels.cuda_machine import CupyMachine
 
-        return CupyMachine(self._cupy, index)
+        return CupyMachine(self._cupy, index, functools.partial(self.scope, index))
 
     def in_range(self, labels: Any, stop: int) -> bool:
         """Return whether all of a non-empty integer array lies in 0 to stop - 1.

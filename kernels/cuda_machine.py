@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from nnx.kernels.products_gpu import (
     event_timer,
     prepare,
 )
+from nnx.locks import renew_at_fork
 from nnx.places import HostArrays
 
 _HALF_BITS = {"float16": (0x7C00, 0x7FFF), "bfloat16": (0x7F80, 0x7FFF)}
@@ -37,8 +39,9 @@ class DeviceArrays(HostArrays):
 
     on_host = False
 
-    def __init__(self, cupy: Any, index: int) -> None:
-        self._cupy, self._index = cupy, index
+    def __init__(self, cupy: Any, index: int, scope: Callable[[], Any] | None = None) -> None:
+        self._cupy = cupy
+        self.scope = scope or functools.partial(cupy.cuda.Device, index)
         self.kind = cupy.ndarray
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
@@ -66,10 +69,6 @@ class DeviceArrays(HostArrays):
         with self.scope():
             return array[self._cupy.asarray(order)]
 
-    def scope(self) -> Any:
-        """Return the context in which this GPU is current."""
-        return self._cupy.cuda.Device(self._index)
-
 
 class Memory:
     """Bytes of the GPU at an address; they are given back when this object goes."""
@@ -83,9 +82,12 @@ class Memory:
 class CupyMachine:
     """One GPU. Work goes to CuPy's current stream, and into a capture while there is one."""
 
-    def __init__(self, cupy: Any, index: int) -> None:
+    def __init__(self, cupy: Any, index: int, scope: Callable[[], Any] | None = None) -> None:
+        """``scope`` gives the context in which the GPU is current, CuPy's own if not given."""
         self._cupy, self._runtime, self.index = cupy, cupy.cuda.runtime, index
-        self.arrays = DeviceArrays(cupy, index)
+        self.arrays = DeviceArrays(cupy, index, scope)
+        self.lock = threading.RLock()
+        renew_at_fork(self, "lock", threading.RLock)
         self._capturing: Any = None
         self._plans: dict[tuple[Any, ...], Plan] = {}
 

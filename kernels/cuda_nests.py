@@ -41,8 +41,8 @@ from nnx.scalar import Env, Scalar, evaluator
 
 ROW_BY_BLOCK = 1024
 """Rows from this length on are taken by a block each."""
-SHARED_COLUMNS = 256
-"""Up to so many columns are summed in the same loops as rows."""
+SHARED_COLUMNS, SHARED_BYTES = 256, 24 << 10
+"""Up to so many columns are summed in the same loops as rows, and in so much shared memory."""
 
 
 class GpuPlan(Plan):
@@ -54,20 +54,36 @@ class GpuPlan(Plan):
         return super()._joins(eqn, group)
 
     def _mixes(self, eqn: Eqn, group: Group) -> bool:
-        """Return whether an eqn would bring loops over rows and long columns together."""
+        """Return whether an eqn would bring loops over rows and too many sums of columns together.
+
+        What such loops sum down the columns is in memory that the block shares.
+        """
         eqns = (*group.eqns, eqn)
-        if all(self.reduction(e) != "column" for e in eqns):
+        summed = [e for e in eqns if self.reduction(e) == "column"]
+        if not summed or not any(self.is_by_rows(e, group) for e in eqns):
             return False
         columns = group.domain[-1] if group.domain else 1
-        if not isinstance(columns, Scalar) and columns <= SHARED_COLUMNS:
-            return False
-        return any(self.is_by_rows(e, group) for e in eqns)
+        if isinstance(columns, Scalar) or columns > SHARED_COLUMNS:
+            return True
+        return _shared_bytes(summed, columns) > SHARED_BYTES
+
+    def shared_bytes(self, group: Group) -> int:
+        """Return about how many bytes a part keeps in memory that its block shares."""
+        summed = [e for e in group.eqns if self.reduction(e) == "column"]
+        kept = sum(THREADS * e.out.dtype.itemsize for e in summed)  # for sums over threads
+        if summed and any(self.is_by_rows(e, group) for e in group.eqns):
+            kept += _shared_bytes(summed, group.domain[-1])
+        return kept
 
     def is_by_rows(self, eqn: Eqn, group: Group) -> bool:
         """Return whether an eqn needs loops over the rows of its group."""
         kind = self.reduction(eqn)
         shape = eqn.inputs[0].shape if kind != "other" or eqn.op is CHECK else eqn.out.shape
         return kind == "row" or not same_shape(shape, group.domain)
+
+
+def _shared_bytes(summed: Sequence[Eqn], columns: int) -> int:
+    return sum(WARPS * columns * max(4, eqn.out.dtype.itemsize) for eqn in summed)
 
 
 class CudaNests(Emitter):
@@ -601,13 +617,19 @@ class _SharedColumns:
         top.put(f"    for team in range({self.teams}):")
         top.put(f"        total = {emitter._joined(eqn, 'total', f'{name}[team * {n} + c]')[1]}")
         top.put(f"    {part}[block * {n} + c] = total")
-        added = emitter._joined(eqn, "total", f"fresh({part}, b * {n} + c)")[1]
+        width = 1
+        while width < n:
+            width *= 2
+        added = emitter._joined(eqn, "total", f"fresh({part}, b * {n} + column)")[1]
         return [
-            f"for c in threads({n}):",
-            f"    total = {start}",
-            "    for b in range(blocks):",
+            f"column = thread() % {width}",
+            f"total = {start}",
+            f"if column < {n}:",
+            f"    for b in tile(0, blocks, {width}):",
             f"        total = {added}",
-            f"    {emitter.pointer[eqn.out]}[c] = total",
+            f"total = over_rows_{eqn.op.name}(total, {width})",
+            f"if thread() < {n}:",
+            f"    {emitter.pointer[eqn.out]}[thread()] = total",
         ]
 
 

@@ -19,7 +19,8 @@ there is none:
 - ``capture(function)`` returns a function that starts again all that this one starts, or None;
 - ``keeps_nan(dtype, compute)`` tells whether relu at the end of a product keeps NaN;
 - ``seconds(function)`` times what a function starts;
-- ``scope()`` is the context in which its device is current;
+- ``scope()`` is the context in which its device is current, ``lock`` is held while a step is
+  started: steps share streams, captures and the memory of products;
 - ``arrays`` makes arrays and tells where they are: see `nnx.places.HostArrays`.
 """
 
@@ -36,7 +37,7 @@ import numpy as np
 from nnx import dtypes, passes
 from nnx.graph import Graph
 from nnx.kernels.cuda_passes import products
-from nnx.kernels.cuda_step import Factor, Launch, Number, Product
+from nnx.kernels.cuda_step import THREADS, Factor, Launch, Number, Product
 from nnx.kernels.emit_cuda import emit
 from nnx.locks import renew_at_fork
 from nnx.precision import get_matmul_precision
@@ -135,7 +136,7 @@ class Setting:
 
     def run(self) -> int:
         """Run the step that the table describes; return its status."""
-        with self._machine.scope():
+        with self._machine.lock, self._machine.scope():
             return self._run()
 
     def _run(self) -> int:
@@ -143,7 +144,7 @@ class Setting:
         program.renew(self._words, self.env(self.table))
         machine.upload(self._places["call"], self._words)
         addresses = self.table[slots.first : slots.last].tolist()
-        starts, moved_in, moved_out = self._replay(addresses)
+        key, starts, moved_in, moved_out = self._replay(addresses)
         for target, i in moved_in:
             machine.copy(target, addresses[i], self._bytes[i])
         status = None
@@ -154,6 +155,7 @@ class Setting:
                 status = machine.mark(self._places["status"], STATUS_WORDS)
         for source, i in moved_out:
             machine.copy(addresses[i], source, self._bytes[i])
+        self._seen.setdefault(key, None)  # only now: what failed halfway is not ready for a capture
         return 0 if status is None else self._told(status())[0]
 
     def env(self, table: Any) -> dict[str, Any]:
@@ -202,7 +204,7 @@ class Setting:
     # Replays
 
     def _replay(self, addresses: list[int]) -> Any:
-        """Return what starts a step, one after the other, and what to copy to it and from it.
+        """Return a step's key, what starts it in turn, and what to copy to it and from it.
 
         A step that has come before is two graphs, if it could be captured: of what comes up to the
         last check, and of the rest.
@@ -217,14 +219,13 @@ class Setting:
         if key not in self._seen:
             while len(self._seen) >= CAPTURES_KEPT:
                 self._seen.pop(next(iter(self._seen)))
-            self._seen[key] = None
             # Launched where the capture will have it: products are tuned for these addresses.
-            return self._moved(addresses, direct)
+            return (key, *self._moved(addresses, direct))
         if self._seen[key] is None:
             starts, *moves = self._moved(addresses, direct)
             graphs = list(itertools.takewhile(bool, map(self._machine.capture, starts)))
             self._seen[key] = (graphs if len(graphs) == len(starts) else starts, *moves)
-        return self._seen[key]
+        return (key, *self._seen[key])
 
     def fixed(self) -> dict[str, int]:
         """Return where arguments and results are while a graph runs."""
@@ -268,7 +269,7 @@ class Setting:
         ``results`` names outputs: position, address of the first step's, bytes of one; row s of
         ``words`` has what the table's ``slots`` hold in step s.
         """
-        with self._machine.scope():
+        with self._machine.lock, self._machine.scope():
             return self._run_steps(n, batch, order, columns, results, words, slots)
 
     def _run_steps(
@@ -323,7 +324,8 @@ class Setting:
 
     def gather(self, target: int, column: Column, order: int, n: int) -> None:
         """Start the copy of n rows, whose numbers are at ``order``."""
-        blocks = max(1, -(-n * column.width // 4096))
+        width = next(w for w in (16, 8, 4, 1) if column.width % w == 0)
+        blocks = max(1, -(-n * (column.width // width) // THREADS))
         gather = self.program.kernels()["gather"]
         given = [target, column.source, order, n, column.width]
         self._machine.launch(gather, blocks, given)
@@ -351,8 +353,8 @@ class _Many:
     def run(self, count: int) -> None:
         """Start so many steps."""
         if not self._warm:
-            self._warm = True
             self._enqueue(count)
+            self._warm = True
             return
         if count not in self._graphs:
             self._graphs[count] = self._setting._machine.capture(lambda: self._enqueue(count))
@@ -445,7 +447,8 @@ class CudaProgram:
         if found is None:
             if len(self._settings) >= SIZES_KEPT:
                 self._settings.pop(next(iter(self._settings)))
-            found = self._settings[key] = Setting(self, env)
+            with self.machine.scope():
+                found = self._settings[key] = Setting(self, env)
         return found
 
     def statistics(self, env: Env) -> dict[str, int]:

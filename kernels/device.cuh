@@ -409,18 +409,26 @@ template <class T> static NNX_INLINE b1 in_fours(const T *p) { return u64(p) % (
 }  // namespace nnx
 
 // Rows of a table, by number, one after the other; width counts the bytes of one.
+template <class T> static __device__ __forceinline__ void gather_of(
+    T *__restrict__ target, const T *__restrict__ source, const long long *__restrict__ order,
+    long long n, long long each
+) {
+    for (long long i = blockIdx.x * 256ll + threadIdx.x; i < n * each; i += gridDim.x * 256ll) {
+        const long long row = i / each;
+        target[i] = source[order[row] * each + (i - row * each)];
+    }
+}
 extern "C" __global__ void __launch_bounds__(256) gather(
     char *target, const char *source, const long long *order, long long n, long long width
 ) {
-    const bool words = (width | (long long)target | (long long)source) % 16 == 0;
-    const long long step = words ? 16 : 1, each = width / step;
-    for (long long i = blockIdx.x * 256ll + threadIdx.x; i < n * each; i += gridDim.x * 256ll) {
-        const long long row = i / each, at = (i % each) * step;
-        const char *from = source + order[row] * width + at;
-        char *to = target + row * width + at;
-        if (words)
-            *(nnx::Four<float> *)to = *(const nnx::Four<float> *)from;
-        else
-            *to = *from;
-    }
+    const unsigned long long low =
+        (unsigned long long)width | (unsigned long long)target | (unsigned long long)source;
+    if (low % 16 == 0)
+        gather_of((nnx::Four<float> *)target, (const nnx::Four<float> *)source, order, n, width / 16);
+    else if (low % 8 == 0)
+        gather_of((double *)target, (const double *)source, order, n, width / 8);
+    else if (low % 4 == 0)
+        gather_of((float *)target, (const float *)source, order, n, width / 4);
+    else
+        gather_of(target, source, order, n, width);
 }

@@ -32,7 +32,9 @@ from nnx.kernels.groups import Group, is_view
 from nnx.kernels.memory import lifetimes, shared
 from nnx.kernels.text import cannot_compile
 
-MOST_POINTERS = 400
+MOST_POINTERS, MOST_SHARED_BYTES = 300, 40 << 10
+MOST_TOTALS = 20
+"""With more sums at a time a thread needs the registers of two."""
 _EPILOGUES = {(False, False): "none", (True, False): "bias", (True, True): "relu_bias"}
 
 
@@ -147,9 +149,14 @@ class CudaEmitter(CudaNests):
         return {x for e in eqns for x in (e.out, *(y for y, _ in self.plan.sources(e)))}
 
     def _fits(self, i: int, members: Sequence[int]) -> bool:
-        """Return whether a kernel may take one part more: its parameters have 4 KiB at least."""
+        """Return whether a kernel may take one part more.
+
+        Its parameters have 4 KiB at least, and what its blocks share 48.
+        """
         touched = set().union(*map(self._touched, (i, *members)))
-        return len(touched & self._in_memory) <= MOST_POINTERS
+        groups = self.plan.groups
+        shared = sum(self.plan.shared_bytes(groups[m]) for m in (i, *members) if m < len(groups))
+        return len(touched & self._in_memory) <= MOST_POINTERS and shared <= MOST_SHARED_BYTES
 
     @functools.cached_property
     def _in_memory(self) -> set[Var]:
@@ -314,7 +321,8 @@ class CudaEmitter(CudaNests):
             words = set(re.findall(r"\bk\d+\b", "\n".join(_code(part.body))))
             lines += [f"    {text}" for text in self.head if text.split()[2] in words]
             lines += [*part.body, "}", ""]
-        bounds = f"__launch_bounds__({THREADS}, {RESIDENT})"
+        totals = max(sum("auto a" in text for text in part.body) for part in launch.parts)
+        bounds = f"__launch_bounds__({THREADS}, {RESIDENT if totals <= MOST_TOTALS else 1})"
         lines.append(f'extern "C" __global__ void {bounds} {launch.name}({given}) {{')
         if len(launch.parts) == 1:
             lines.append(f"    {launch.parts[0].name}(blockIdx.x, gridDim.x, {names});")

@@ -1,6 +1,7 @@
 """A machine without a GPU: kernels run as `tests.cuda_on_cpu` does, products are NumPy's."""
 
 import contextlib
+import threading
 import timeit
 
 import numpy as np
@@ -74,6 +75,7 @@ class Machine:
     def __init__(self, order="forward", arrays=None):
         self.order, self.launches, self.products, self.replays = order, 0, 0, 0
         self.arrays = arrays or Arrays()
+        self.lock = threading.RLock()
         self.noted = None
         self.allocated = self.uploaded = 0
 

@@ -186,6 +186,32 @@ def batch(i, n=8):
     return X[at], Y[at]
 
 
+def test_a_first_launch_that_fails_is_launched_once_more_before_a_capture(emulated, monkeypatch):
+    multiply, capture, failing, captured = Machine.multiply, Machine.capture, [True], []
+
+    def multiplied(self, product):
+        if failing:
+            raise MemoryError("no workspace")
+        multiply(self, product)
+
+    def noted(self, start):
+        captured.append(start)
+        return capture(self, start)
+
+    monkeypatch.setattr(Machine, "multiply", multiplied)
+    monkeypatch.setattr(Machine, "capture", noted)
+    small = Small()
+    before = small.state()
+    with pytest.raises(nnx.OutOfMemoryError):
+        small(*batch(0))
+    assert same(small.state(), before)
+    failing.clear()
+    small(*batch(0))
+    assert not captured
+    small(*batch(1))
+    assert captured
+
+
 def test_a_thousand_replays_take_no_memory(emulated):
     small = Small()
     for i in range(3):

@@ -1,5 +1,8 @@
 """Compiled steps on the stand-in for CuPy: what a user of a GPU sees of them."""
 
+import sys
+import threading
+
 import numpy as np
 import pytest
 
@@ -138,3 +141,42 @@ def test_lowered_form_tells_kernels_and_shows_their_text(device):
     lowered = here.step.lower(here.x, here.y)
     assert lowered.stats()["kernels"] == 8
     assert "__global__" in lowered.source and "// %" in lowered.source
+
+
+def test_forked_process_is_told_to_spawn(device, monkeypatch):
+    here = Trained(device)
+    here.step(here.x, here.y)
+    monkeypatch.setattr(cupy_backend._process, "forked", True)
+    with pytest.raises(nnx.DeviceError, match="spawn"):
+        here.step(here.x, here.y)
+
+
+def test_threads_take_turns_on_a_gpu(device):
+    def weights_of(here, x):
+        for _ in range(12):
+            here.step(x, here.y)
+        return here.weights()
+
+    def begun():
+        made = [Trained(device) for _ in range(3)]
+        return [(here, here.x * float(1 + i)) for i, here in enumerate(made)]
+
+    alone = [weights_of(*one) for one in begun()]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        barrier, several, made = threading.Barrier(3), begun(), [None] * 3
+
+        def run(i):
+            barrier.wait()
+            made[i] = weights_of(*several[i])
+
+        threads = [threading.Thread(target=run, args=(i,)) for i in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    for one, other in zip(alone, made, strict=True):
+        assert all(map(np.array_equal, one, other))

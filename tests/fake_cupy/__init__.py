@@ -8,6 +8,7 @@ version 14.2; where a difference remains, the module that has it says so.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import types
 from importlib import machinery
@@ -122,17 +123,20 @@ def installed(**settings):
 
 def _machine(index):
     """Return a GPU for compiled steps: their kernels run on the CPU, on the stand-in's arrays."""
+    from nnx.backends import cupy_backend
     from nnx.kernels.cuda_machine import DeviceArrays
     from tests.cuda_machine import Machine
 
     class OfThePool(Machine):
         def memory(self, n):
+            assert cuda.machine.device() == index, "memory of another GPU"
             held = cuda._pool.malloc(n)
             held.address = held.ptr
             self.clear(held.address, n)
             return held
 
-    return OfThePool("reverse", DeviceArrays(sys.modules["cupy"], index))
+    scope = functools.partial(cupy_backend.BACKEND.scope, index)
+    return OfThePool("reverse", DeviceArrays(sys.modules["cupy"], index, scope))
 
 
 def _forget(device_module):

@@ -133,12 +133,16 @@ static __device__ __forceinline__ void part1(long long block, long long blocks, 
         if ((threadIdx.x == 0LL)) {
             w2[0LL] = a40;
         }
-        for (long long c = threadIdx.x; c < 3LL; c += 256) {
-            auto total = nnx::cast<nnx::f32>(0.0);
-            for (long long b = 0; b < blocks; b++) {
-                total = nnx::sum_add(total, nnx::fresh(s1, ((b * 3LL) + c)));
+        auto column = nnx::floor_mod(threadIdx.x, 4LL);
+        auto total = nnx::cast<nnx::f32>(0.0);
+        if ((column < 3LL)) {
+            for (long long b = 0LL + threadIdx.x / 4LL; b < blocks; b += 256 / 4LL) {
+                total = nnx::sum_add(total, nnx::fresh(s1, ((b * 3LL) + column)));
             }
-            y8[c] = total;
+        }
+        total = nnx::over_rows<nnx::Sum, 4>(total);
+        if ((threadIdx.x < 3LL)) {
+            y8[threadIdx.x] = total;
         }
     }
 }

@@ -773,12 +773,16 @@ static __device__ __forceinline__ void part4(long long block, long long blocks, 
         if ((threadIdx.x == 0LL)) {
             w9[0LL] = a185;
         }
-        for (long long c = threadIdx.x; c < 3LL; c += 256) {
-            auto total = nnx::cast<nnx::f32>(0.0);
-            for (long long b = 0; b < blocks; b++) {
-                total = nnx::sum_add(total, nnx::fresh(s1, ((b * 3LL) + c)));
+        auto column = nnx::floor_mod(threadIdx.x, 4LL);
+        auto total = nnx::cast<nnx::f32>(0.0);
+        if ((column < 3LL)) {
+            for (long long b = 0LL + threadIdx.x / 4LL; b < blocks; b += 256 / 4LL) {
+                total = nnx::sum_add(total, nnx::fresh(s1, ((b * 3LL) + column)));
             }
-            y12[c] = total;
+        }
+        total = nnx::over_rows<nnx::Sum, 4>(total);
+        if ((threadIdx.x < 3LL)) {
+            y12[threadIdx.x] = total;
         }
     }
 }
@@ -926,26 +930,38 @@ static __device__ __forceinline__ void part6(long long block, long long blocks, 
         s4[((block * 8LL) + c)] = total;
     }
     if (nnx::is_last(tickets1, blocks)) {
-        for (long long c = threadIdx.x; c < 8LL; c += 256) {
-            auto total = nnx::cast<nnx::f32>(0.0);
-            for (long long b = 0; b < blocks; b++) {
-                total = nnx::sum_add(total, nnx::fresh(s2, ((b * 8LL) + c)));
+        auto column = nnx::floor_mod(threadIdx.x, 8LL);
+        auto total = nnx::cast<nnx::f32>(0.0);
+        if ((column < 8LL)) {
+            for (long long b = 0LL + threadIdx.x / 8LL; b < blocks; b += 256 / 8LL) {
+                total = nnx::sum_add(total, nnx::fresh(s2, ((b * 8LL) + column)));
             }
-            w12[c] = total;
         }
-        for (long long c = threadIdx.x; c < 8LL; c += 256) {
-            auto total = nnx::cast<nnx::f32>(0.0);
-            for (long long b = 0; b < blocks; b++) {
-                total = nnx::sum_add(total, nnx::fresh(s3, ((b * 8LL) + c)));
-            }
-            w11[c] = total;
+        total = nnx::over_rows<nnx::Sum, 8>(total);
+        if ((threadIdx.x < 8LL)) {
+            w12[threadIdx.x] = total;
         }
-        for (long long c = threadIdx.x; c < 8LL; c += 256) {
-            auto total = nnx::cast<nnx::f32>(0.0);
-            for (long long b = 0; b < blocks; b++) {
-                total = nnx::sum_add(total, nnx::fresh(s4, ((b * 8LL) + c)));
+        column = nnx::floor_mod(threadIdx.x, 8LL);
+        total = nnx::cast<nnx::f32>(0.0);
+        if ((column < 8LL)) {
+            for (long long b = 0LL + threadIdx.x / 8LL; b < blocks; b += 256 / 8LL) {
+                total = nnx::sum_add(total, nnx::fresh(s3, ((b * 8LL) + column)));
             }
-            y4[c] = total;
+        }
+        total = nnx::over_rows<nnx::Sum, 8>(total);
+        if ((threadIdx.x < 8LL)) {
+            w11[threadIdx.x] = total;
+        }
+        column = nnx::floor_mod(threadIdx.x, 8LL);
+        total = nnx::cast<nnx::f32>(0.0);
+        if ((column < 8LL)) {
+            for (long long b = 0LL + threadIdx.x / 8LL; b < blocks; b += 256 / 8LL) {
+                total = nnx::sum_add(total, nnx::fresh(s4, ((b * 8LL) + column)));
+            }
+        }
+        total = nnx::over_rows<nnx::Sum, 8>(total);
+        if ((threadIdx.x < 8LL)) {
+            y4[threadIdx.x] = total;
         }
     }
 }
