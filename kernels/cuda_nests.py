@@ -35,7 +35,7 @@ from nnx.kernels.draws import drawn, merge
 from nnx.kernels.emit_numba import Emitter
 from nnx.kernels.expressions import HALF, cast_of
 from nnx.kernels.groups import Group, Plan
-from nnx.kernels.nests import reducing
+from nnx.kernels.nests import lowest, reducing
 from nnx.kernels.text import Scope
 from nnx.scalar import Env, Scalar, evaluator
 
@@ -485,6 +485,50 @@ class CudaNests(Emitter):
 
     # Eqns of their own
 
+    def _general_reduction(self, eqn: Eqn) -> None:
+        """Emit a reduction over any axes: a warp takes a result, its lanes what goes into it."""
+        x, out, chooses = eqn.inputs[0], eqn.out, eqn.op.name in ("argmax", "argmin")
+        axes = shapes.normalize_axes(eqn.attrs.get("axis"), len(x.shape))
+        kept = [a for a in range(len(x.shape)) if a not in axes]
+        body = self._body()
+        sizes = [x.shape[a] for a in kept]
+        self.blocks = blocks_for(count_of(shapes.size(sizes)), WARPS)
+        names, scope = self._spread("rows", sizes, body)
+        total, place = self._total(), f"p{self.count}"
+        largest = eqn.op.name == "argmax"
+        if chooses:
+            scope.put(f"{total} = {_worst(x.dtype, largest)}")
+            scope.put(f"{place} = i64(-1)")
+        else:
+            scope.put(f"{total} = {self._joined(eqn, total, '')[0]}")
+        inner_names, inner = self._spread("lanes", [x.shape[a] for a in axes], scope)
+        at_of = dict(zip([*kept, *axes], [*names, *inner_names], strict=True))
+        text = self.value(x, tuple(at_of[a] for a in range(len(x.shape))), inner)
+        if chooses:
+            if x.dtype.name in HALF:
+                text = f"f32({text})"
+            at = self.flat([x.shape[a] for a in axes], inner_names)
+            inner.put(f"if is_better_{eqn.op.name}({text}, i64({at}), {total}, {place}):")
+            inner.put(f"    {total} = {text}")
+            inner.put(f"    {place} = i64({at})")
+        else:
+            inner.put(f"{total} = {self._reducing(eqn, total, text)[1]}")
+        self._close(inner, scope)
+        if chooses:
+            scope.put(f"{place} = place_over_warp_{eqn.op.name}({total}, {place})")
+        else:
+            scope.put(f"{total} = over_warp_{eqn.op.name}({total})")
+        parts = iter(names)
+        if eqn.attrs.get("keepdims"):
+            at_out = ["0" if a in axes else next(parts) for a in range(len(x.shape))]
+        else:
+            at_out = list(parts)
+        result = place if chooses else total
+        scope.put("if lane() == 0:")
+        scope.put(f"    {self.pointer[out]}[{self.flat(out.shape, at_out)}] = {result}")
+        self._close(scope, body)
+        self.top.lines += body.lines
+
     def _zeros(self, eqn: Eqn) -> None:
         n, width = count_of(shapes.size(eqn.out.shape)), eqn.out.dtype.itemsize
         self.clears.append((self.pointer[eqn.out], lambda env: n(env) * width))
@@ -631,6 +675,14 @@ class _SharedColumns:
             f"if thread() < {n}:",
             f"    {emitter.pointer[eqn.out]}[thread()] = total",
         ]
+
+
+def _worst(dtype: Any, largest: bool) -> str:
+    """Return what every number of a type is better than, or as good."""
+    if not dtype.is_floating:
+        return lowest(dtype, largest)
+    kind = dtypes.float32 if dtype.name in HALF else dtype
+    return f"{cast_of(kind)}({'-' if largest else ''}inf)"
 
 
 def _moves_in_step(lines: Sequence[str], q: str) -> bool:

@@ -180,6 +180,10 @@ def _call(name: str, args: list[ast.expr]) -> str:
         kind = over[2].capitalize()
         width = f", {given.pop().removesuffix('LL')}" if over[1] == "rows" else ""
         return f"nnx::over_{over[1]}<nnx::{kind}{width}>({', '.join(given)})"
+    best = re.fullmatch(r"(is_better|place_over_warp)_arg(max|min)", name)
+    if best:
+        largest = "true" if best[2] == "max" else "false"
+        return f"nnx::{best[1]}<{largest}>({', '.join(given)})"
     if name in ("thread", "lane"):
         return "threadIdx.x" if name == "thread" else "(threadIdx.x % 32)"
     if name == "sync":

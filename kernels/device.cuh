@@ -363,6 +363,27 @@ template <class Op, class T> static NNX_INLINE T over_warp(T x) {
     for (int lanes = 16; lanes; lanes >>= 1) x = Op::of(x, shuffled(x, lanes));
     return x;
 }
+// Whether a number goes before another: NaN first, then the largest (or smallest), then the first.
+template <bool LARGEST, class T> static NNX_INLINE b1 is_better(T x, i64 at, T best, i64 place) {
+    if (at < 0 || place < 0) return at >= 0;
+    const b1 is_nan = x != x, was_nan = best != best;
+    if (is_nan || was_nan) return is_nan && (!was_nan || at < place);
+    if (x != best) return LARGEST ? x > best : x < best;
+    return at < place;
+}
+// The place of the best number of a warp; all lanes get it.
+template <bool LARGEST, class T> static NNX_INLINE i64 place_over_warp(T best, i64 place) {
+#pragma unroll
+    for (int lanes = 16; lanes; lanes >>= 1) {
+        const T x = shuffled(best, lanes);
+        const i64 at = shuffled(place, lanes);
+        if (is_better<LARGEST>(x, at, best, place)) {
+            best = x;
+            place = at;
+        }
+    }
+    return place;
+}
 // Over the threads of a block; all of them get the result.
 template <class Op, class T> static NNX_INLINE T over_block(T x) {
     __shared__ T parts[WARPS];

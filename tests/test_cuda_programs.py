@@ -165,6 +165,34 @@ def test_parts_that_do_not_wait_share_a_kernel():
     assert len(found) == 2
 
 
+@pytest.mark.parametrize("axis", [None, 0, 1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int32", "uint8", "bool"])
+def test_places_of_the_largest_and_the_smallest_are_numpy_s(dtype, axis):
+    """Of equal numbers the first counts, and NaN before all; also where all are infinite."""
+    rng = np.random.default_rng(3)
+    x = rng.integers(0, 4, (5, 70, 3)).astype(dtype)
+    if x.dtype.kind == "f":
+        x[0, 5:9], x[1, ::7, 1], x[2], x[3, :, 0] = np.nan, -np.inf, np.inf, -np.inf
+    form = Form(
+        lambda x: [
+            nnx.argmax(x, axis=axis), nnx.argmin(x, axis=axis),
+            nnx.max(x, axis=axis), nnx.sum(x, axis=axis), nnx.any(x, axis=axis),
+        ],
+        [nnx.asarray(x, device="numba")],
+    )  # fmt: skip
+    program = cuda_program(form.lowered)
+    for order in ORDERS:
+        program.machine.order = order
+        found = run(program, "cuda", [x, *form.literals], {})
+        np.testing.assert_array_equal(found[0], np.argmax(x, axis=axis))
+        np.testing.assert_array_equal(found[1], np.argmin(x, axis=axis))
+        np.testing.assert_array_equal(found[2], np.max(x, axis=axis))
+        with np.errstate(invalid="ignore"):  # inf - inf
+            wanted = np.sum(x, axis=axis, dtype=found[3].dtype)
+        np.testing.assert_allclose(found[3], wanted, rtol=1e-3 if dtype == "float16" else 1e-6)
+        np.testing.assert_array_equal(found[4], np.any(x, axis=axis))
+
+
 # What is replaced in place
 
 
