@@ -586,10 +586,16 @@ class FakeCuda:
 
     def __init__(self):
         self.now_ms, self.launches, self.captured, self.log = 0.0, 0, None, []
-        self.Stream = types.SimpleNamespace(null=self)
+        self.Stream = types.SimpleNamespace(null=self, from_external=self.from_external)
         self.runtime = types.SimpleNamespace(streamCaptureModeThreadLocal=1)
 
     def ExternalStream(self, address):  # noqa: N802
+        warnings.warn("ExternalStream is deprecated.", DeprecationWarning, stacklevel=2)
+        return self
+
+    def from_external(self, stream):
+        version, address = stream.__cuda_stream__()
+        assert version == 0
         self.log.append(address)
         return self
 
