@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,7 @@ class CupyMachine:
         self._cupy, self._runtime, self.index = cupy, cupy.cuda.runtime, index
         self.arrays = DeviceArrays(cupy, index)
         self._capturing: Any = None
+        self._timing: Any = None
         self._plans: dict[tuple[Any, ...], Plan] = {}
 
     # What is made once
@@ -116,8 +118,30 @@ class CupyMachine:
 
     @property
     def _stream(self) -> int:
-        stream = self._capturing or self._cupy.cuda.get_current_stream()
+        stream = self._capturing or self._timing or self._cupy.cuda.get_current_stream()
         return stream.ptr  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def _own_stream(self) -> Any:
+        return self._cupy.cuda.Stream(non_blocking=True)
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[int]:
+        """Let what is started go to a stream that can be captured, in its turn on the current one.
+
+        The default stream cannot be: there calls would be timed instead of what they start.
+        """
+        if self._timing is not None:
+            yield self._timing.ptr
+            return
+        current, own = self._cupy.cuda.get_current_stream(), self._own_stream
+        own.wait_event(current.record())
+        self._timing = own
+        try:
+            yield own.ptr
+        finally:
+            self._timing = None
+            current.wait_event(own.record())
 
     def load(self, source: str) -> dict[str, Any]:
         """Return the kernels of a text by name."""
@@ -134,7 +158,7 @@ class CupyMachine:
     @functools.cache  # noqa: B019 (a machine lives as long as the process)
     def keeps_nan(self, dtype: DType, compute: str) -> bool:
         """Return whether products that end in relu keep NaN: a small one is made to see."""
-        with self.scope():
+        with self.scope(), self._timed():
             n = 16
             width = dtype.itemsize
             given, out = self.memory(3 * n * n * width), self.memory(n * n * 4)
@@ -191,7 +215,8 @@ class CupyMachine:
         if self._capturing is not None:
             raise RuntimeError(f"the product {problem} was not prepared before the capture")
         pointers = Pointers(p.left, p.right, p.out, p.bias, 0, self._workspace.address)
-        self._plans[problem, low] = prepare(problem, pointers, self._stream)
+        with self._timed() as stream:
+            self._plans[problem, low] = prepare(problem, pointers, stream)
 
     def copy(self, target: int, source: int, n: int) -> None:
         """Copy bytes on the GPU."""
@@ -260,7 +285,8 @@ class CupyMachine:
 
     def seconds(self, start: Callable[[], None]) -> float:
         """Return the seconds that what a function starts takes on the GPU."""
-        return event_timer(start, self._stream)
+        with self._timed() as stream:
+            return event_timer(start, stream)
 
     # Captures
 

@@ -26,31 +26,38 @@ from tests.cuda_on_cpu import Module
 from tests.test_cuda_training import Small, batch, same
 from tests.tracing import Form, outputs_for, run_cuda
 
-MAIN, CAPTURED = 0, 77
-"""The numbers of the streams."""
+MAIN, FIRST = 0, 77
+"""The number of the default stream, and that of the first one that is made."""
 
 
 class Host:
-    """The stand-in's state: work that waits, the work that a capture notes, and what was done."""
+    """The stand-in's state: work that waits, the work that a capture notes, and what was done.
+
+    Streams know nothing of each other, but for events: the default one waits for none either.
+    """
 
     def __init__(self):
-        self.queue, self.noted = [], None
-        self.launches, self.waits, self.held = [], 0, []
+        self.queues, self.noted = {MAIN: []}, None
+        self.capturing = None
+        self.launches, self.waits, self.timed, self.held = [], 0, 0, []
         self.end_error = None
 
     def do(self, stream, work):
-        if stream == CAPTURED:
-            assert self.noted is not None
+        if stream == self.capturing:
             self.noted.append(work)
         else:
-            assert stream == MAIN
-            self.queue.append(work)
+            self.queues[stream].append(work)
 
     def wait(self, stream=MAIN):
         assert self.noted is None, "the host waits in a capture"
         self.waits += 1
-        while self.queue:
-            self.queue.pop(0)()
+        queue = self.queues[stream]
+        while queue:
+            queue.pop(0)()
+
+    def wait_for_all(self):
+        for stream in self.queues:
+            self.wait(stream)
 
     def alloc(self, n):
         assert self.noted is None, "memory is taken in a capture"
@@ -83,38 +90,49 @@ def _parameters(module, name):
 
 
 class Stream:
-    ptr = CAPTURED
-
-    def __init__(self, host):
-        self._host = host
+    def __init__(self, host, ptr=None):
+        self._host, self.ptr = host, FIRST + len(host.queues) - 1 if ptr is None else ptr
+        host.queues.setdefault(self.ptr, [])
 
     def begin_capture(self, mode):
-        assert mode == "thread local" and self._host.noted is None
-        self._host.noted = []
+        assert mode == "thread local" and self._host.noted is None and self.ptr != MAIN
+        self._host.noted, self._host.capturing = [], self.ptr
 
     def end_capture(self):
         host, noted = self._host, self._host.noted
-        host.noted = None
+        host.noted = host.capturing = None
         if host.end_error:
             raise host.end_error
-        return types.SimpleNamespace(launch=lambda: host.queue.extend(noted))
+        return types.SimpleNamespace(launch=lambda: host.queues[MAIN].extend(noted))
+
+    def record(self):
+        event = Event(self._host)
+        event.record(self)
+        return event
+
+    def wait_event(self, event):
+        self._host.do(self.ptr, event.reach)
 
 
 class Event:
     def __init__(self, host):
-        self._host, self._reached = host, True
+        self._host, self._reached, self._stream = host, True, MAIN
 
-    def record(self):
-        self._reached = False
-        self._host.do(MAIN, self._reach)
+    def record(self, stream=None):
+        self._reached, self._stream = False, stream.ptr if stream else MAIN
+        self._host.do(self._stream, self._mark)
 
-    def _reach(self):
+    def _mark(self):
         self._reached = True
 
     def synchronize(self):
         assert self._host.noted is None, "the host waits in a capture"
+        self.reach()
+
+    def reach(self):
+        """Do the work of its stream up to it."""
         while not self._reached:
-            self._host.queue.pop(0)()
+            self._host.queues[self._stream].pop(0)()
 
 
 class Device:
@@ -124,7 +142,7 @@ class Device:
         self._host, self.id = host, index
 
     def synchronize(self):
-        self._host.wait()
+        self._host.wait_for_all()
 
     def __enter__(self):
         return self
@@ -152,7 +170,7 @@ def host(monkeypatch):
         memcpyDeviceToDevice=3, memcpyHostToDevice=1, memcpyDeviceToHost=2,
         streamCaptureModeThreadLocal="thread local",
     )  # fmt: skip
-    main = types.SimpleNamespace(ptr=MAIN)
+    main = Stream(made, MAIN)
     cuda = types.SimpleNamespace(
         Device=lambda index: Device(made, index), Stream=lambda non_blocking: Stream(made),
         Event=lambda disable_timing: Event(made),
@@ -193,8 +211,10 @@ def lt(host, monkeypatch):
     cpu.library.functions.cublasLtMatmul = enqueued
 
     def timer(launch, stream):
+        assert stream != MAIN, "the default stream cannot be captured: a call would be timed"
         launch()
-        host.wait()
+        host.wait(stream)
+        host.timed += 1
         return 1.0
 
     chosen = {}
@@ -423,6 +443,42 @@ def test_a_product_cannot_be_prepared_in_a_capture(lt, host, machine):
     graph()
     assert (result(machine, out, 1, 2, 2) == 2).all()
     assert held
+
+
+def test_products_are_tuned_in_their_turn_on_a_stream_that_can_be_captured(lt, host, machine):
+    ones = np.ones((1, 2, 2), "f4")
+    given, out, held = product(machine, ones, ones)
+    machine.multiply(given)
+    assert host.timed == lt.algorithms
+    # What comes next on the current stream finds the result.
+    assert (result(machine, out, 1, 2, 2) == 2).all()
+    assert machine._stream == MAIN
+    assert held
+
+
+def test_what_a_function_starts_is_timed_on_a_stream_that_can_be_captured(
+    host, machine, monkeypatch
+):
+    seen = []
+
+    def timer(launch, stream):
+        seen.append(stream)
+        launch()
+        with machine._timed() as inner:
+            assert inner == stream
+        return 2.5
+
+    monkeypatch.setattr("nnx.kernels.cuda_machine.event_timer", timer)
+    memory = machine.memory(16)
+    machine.upload(memory.address, words(2, 7))
+
+    def start():
+        assert machine._stream == seen[0] != MAIN
+        machine.copy(memory.address + 8, memory.address, 8)
+
+    assert machine.seconds(start) == 2.5
+    assert machine.download(memory.address, 2).tolist() == [7, 7]
+    assert machine._stream == MAIN
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
