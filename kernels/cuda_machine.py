@@ -13,9 +13,10 @@ import numpy as np
 
 from nnx import dtypes
 from nnx.dtypes import DType
-from nnx.kernels import nvrtc
+from nnx.kernels import epilogues_gpu, nvrtc
 from nnx.kernels.cuda_program import Matrices
 from nnx.kernels.cuda_step import THREADS
+from nnx.kernels.epilogues_gpu import Apart
 from nnx.kernels.problems_gpu import Problem, packed
 from nnx.kernels.products_gpu import (
     WORKSPACE_BYTES,
@@ -89,7 +90,7 @@ class CupyMachine:
         self.arrays = DeviceArrays(cupy, index)
         self._capturing: Any = None
         self._timing: Any = None
-        self._plans: dict[tuple[Any, ...], Plan] = {}
+        self._plans: dict[tuple[Any, ...], Plan | Apart] = {}
 
     # What is made once
 
@@ -102,6 +103,10 @@ class CupyMachine:
     @functools.cached_property
     def _capability(self) -> int:
         return int(self._cupy.cuda.Device(self.index).compute_capability)
+
+    @functools.cached_property
+    def _epilogues(self) -> dict[str, Any]:
+        return self.load(epilogues_gpu.source())
 
     @functools.cached_property
     def _workspace(self) -> Memory:
@@ -209,14 +214,23 @@ class CupyMachine:
         # The choice holds for the alignment that it was measured at.
         low = tuple(x & 255 for x in (p.left, p.right, p.out, p.bias))
         plan = self._plans.get((problem, low))
-        if plan is not None:
-            plan.run(p.left, p.right, p.out, p.bias, stream=self._stream)
-            return
-        if self._capturing is not None:
-            raise RuntimeError(f"the product {problem} was not prepared before the capture")
-        pointers = Pointers(p.left, p.right, p.out, p.bias, 0, self._workspace.address)
-        with self._timed() as stream:
-            self._plans[problem, low] = prepare(problem, pointers, stream)
+        if plan is None:
+            if self._capturing is not None:
+                raise RuntimeError(f"the product {problem} was not prepared before the capture")
+            pointers = Pointers(p.left, p.right, p.out, p.bias, 0, self._workspace.address)
+            with self._timed() as stream:
+                plan = self._plans[problem, low] = self._prepared(problem, pointers, stream)
+        plan.run(p.left, p.right, p.out, p.bias, stream=self._stream)
+
+    def _prepared(self, problem: Problem, pointers: Pointers, stream: int) -> Plan | Apart:
+        """Return a problem ready to run: by cuBLASLt alone, or its epilogue by a kernel."""
+        try:
+            return prepare(problem, pointers, stream)
+        except NoAlgorithmError:
+            if problem.epilogue not in epilogues_gpu.EPILOGUES:
+                raise
+        plan = prepare(problem._replace(epilogue="none"), pointers, stream)
+        return Apart(plan, problem, self._epilogues, self.launch)
 
     def copy(self, target: int, source: int, n: int) -> None:
         """Copy bytes on the GPU."""

@@ -21,7 +21,7 @@ from nnx.kernels.cuda_program import CudaProgram, Matrices
 from nnx.kernels.products_gpu import Gpu
 from nnx.places import HostArrays
 from tests import cuda_on_cpu
-from tests.cublaslt_on_cpu import CublasLtOnCpu
+from tests.cublaslt_on_cpu import CublasLtOnCpu, decode, encode
 from tests.cuda_on_cpu import Module
 from tests.test_cuda_training import Small, batch, same
 from tests.tracing import Form, outputs_for, run_cuda
@@ -442,6 +442,68 @@ def test_a_product_cannot_be_prepared_in_a_capture(lt, host, machine):
     machine.clear(out.address, 16)
     graph()
     assert (result(machine, out, 1, 2, 2) == 2).all()
+    assert held
+
+
+BIASED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+
+
+def stored(values, dtype):
+    """Return numbers as they are in memory."""
+    return encode(values, True) if dtype == "bfloat16" else values.astype(dtype)
+
+
+def biased(machine, dtype, epilogue):
+    """Return a product of a 5 by 4 and a 4 by 70 matrix and a bias, each of a type; its result."""
+    rng = np.random.default_rng(0)
+    given = [stored(rng.normal(size=n), dtype) for n in ((5, 4), (4, 70), (70,))]
+    x, weight, bias = (decode(a, dtype == "bfloat16") for a in given)
+    places = [machine.memory(a.nbytes) for a in given]
+    for place, a in zip(places, given, strict=True):
+        machine.upload(place.address, a)
+    out = machine.memory(5 * 70 * given[0].itemsize)
+    made = Matrices(
+        dtype, 1, 5, 4, 70, places[0].address, False, 4, 20, places[1].address, False, 70, 280,
+        out.address, dtype, "float32", epilogue, places[2].address,
+    )  # fmt: skip
+    wanted = x @ weight + bias
+    return made, np.maximum(wanted, 0) if epilogue == "relu_bias" else wanted, (places, out)
+
+
+def found_in(machine, made):
+    n = made.m * made.n
+    words = machine.download(made.out, -(-n * BIASED[made.dtype]().itemsize // 8))
+    found = words.view(BIASED[made.dtype])[:n].reshape(made.m, made.n)
+    return decode(found, made.dtype == "bfloat16")
+
+
+ROUNDING = {"float32": 1e-6, "float16": 6e-3, "bfloat16": 5e-2}
+
+
+@pytest.mark.parametrize("epilogue", ["bias", "relu_bias"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_an_epilogue_that_cublaslt_has_not_is_a_kernel(dtype, epilogue, lt, host, machine):
+    lt.has_epilogues = False
+    made, wanted, (places, out) = biased(machine, dtype, epilogue)
+    for _ in range(2):
+        machine.multiply(made)
+        np.testing.assert_allclose(found_in(machine, made), wanted, atol=ROUNDING[dtype])
+    n_searched = lt.calls.count("cublasLtMatmulAlgoGetHeuristic")
+    assert n_searched == 2  # with the epilogue, and without; the second time neither
+    graph = machine.capture(lambda: machine.multiply(made))
+    machine.clear(out.address, 8)
+    # NaN of a factor stays in its row.
+    machine.upload(places[0].address, stored(np.array([np.nan]), dtype))
+    graph()
+    assert np.isnan(found_in(machine, made)[0]).all()
+    np.testing.assert_allclose(found_in(machine, made)[1:], wanted[1:], atol=ROUNDING[dtype])
+
+
+def test_a_product_that_cublaslt_has_not_is_refused(lt, host, machine):
+    made, _, held = biased(machine, "float32", "relu_bias")
+    lt.algorithms = 0
+    with pytest.raises(products_gpu.NoAlgorithmError, match="epilogue none"):
+        machine.multiply(made)
     assert held
 
 
