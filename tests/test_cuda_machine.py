@@ -21,7 +21,7 @@ from nnx.kernels.cuda_program import CudaProgram, Matrices
 from nnx.kernels.products_gpu import Gpu
 from nnx.places import HostArrays
 from tests import cuda_on_cpu
-from tests.cublaslt_on_cpu import CublasLtOnCpu, decode, encode
+from tests.cublaslt_on_cpu import RELU, CublasLtOnCpu, decode, encode
 from tests.cuda_on_cpu import Module
 from tests.test_cuda_training import Small, batch, same
 from tests.tracing import Form, outputs_for, run_cuda
@@ -543,19 +543,69 @@ def test_what_a_function_starts_is_timed_on_a_stream_that_can_be_captured(
     assert machine._stream == MAIN
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_whether_products_keep_nan_is_tried(dtype, lt, machine, monkeypatch):
-    kind = nnx.dtypes.as_dtype(dtype)
-    assert machine.keeps_nan(kind, "float32")
+def without_nan(lt, monkeypatch):
+    """Let relu take NaN for 0, as where it is the larger of two numbers."""
     whole = lt._epilogue
-    monkeypatch.setattr(lt, "_epilogue", lambda *given: np.nan_to_num(whole(*given)))
-    type(machine).keeps_nan.cache_clear()
-    assert not machine.keeps_nan(kind, "float32")
-    type(machine).keeps_nan.cache_clear()
-    lt.algorithms = 0
-    monkeypatch.setattr(products_gpu.choices, "load", lambda key: None)
-    assert not machine.keeps_nan(kind, "float32")
-    type(machine).keeps_nan.cache_clear()
+
+    def epilogue(op, *given):
+        out = whole(op, *given)
+        return np.nan_to_num(out) if lt.get(op, 7) & RELU else out
+
+    monkeypatch.setattr(lt, "_epilogue", epilogue)
+
+
+@pytest.mark.parametrize("loses", [False, True], ids=["keeps", "loses"])
+@pytest.mark.parametrize("transposed", [False, True], ids=["x", "x.T"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_products_keep_nan(dtype, transposed, loses, lt, host, machine, monkeypatch):
+    if loses:
+        without_nan(lt, monkeypatch)
+    made, wanted, (places, _) = biased(machine, dtype, "relu_bias")
+    if transposed:
+        made = made._replace(left_transposed=True, left_leading=5)
+        x = machine.download(places[0].address, 5 * 4 * BIASED[dtype]().itemsize // 8)
+        machine.upload(places[0].address, x.view(BIASED[dtype]).reshape(5, 4).T.copy())
+    machine.multiply(made)
+    # The trial leaves nothing behind.
+    np.testing.assert_allclose(found_in(machine, made), wanted, atol=ROUNDING[dtype])
+    machine.upload(places[0].address, stored(np.array([np.nan]), dtype))
+    graph = machine.capture(lambda: machine.multiply(made))
+    for again in (lambda: machine.multiply(made), graph):
+        machine.clear(made.out, 8)
+        again()
+        found = found_in(machine, made)
+        assert np.isnan(found[0]).all()
+        np.testing.assert_allclose(found[1:], wanted[1:], atol=ROUNDING[dtype])
+
+
+def test_where_one_number_of_a_result_loses_nan_none_does(lt, host, machine, monkeypatch):
+    whole = lt._epilogue
+
+    def epilogue(op, *given):
+        out = whole(op, *given)
+        if lt.get(op, 7) & RELU:
+            out[0, -1, -1] = np.nan_to_num(out[0, -1, -1])
+        return out
+
+    monkeypatch.setattr(lt, "_epilogue", epilogue)
+    made, _, (places, _) = biased(machine, "float32", "relu_bias")
+    machine.upload(places[1].address, np.full((4, 70), np.nan, "f4"))
+    machine.multiply(made)
+    assert np.isnan(found_in(machine, made)).all()
+
+
+def test_without_memory_to_try_nan_is_kept_all_the_same(lt, host, machine, monkeypatch):
+    without_nan(lt, monkeypatch)
+    made, _, (places, _) = biased(machine, "float32", "relu_bias")
+    machine.upload(places[1].address, np.full((4, 70), np.nan, "f4"))
+    assert machine._workspace
+    monkeypatch.setattr(host.cupy.cuda, "alloc", no_memory)
+    machine.multiply(made)
+    assert np.isnan(found_in(machine, made)).all()
+
+
+def no_memory(n):
+    raise MemoryError(f"no {n} bytes")
 
 
 # Whole steps
