@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nnx import dtypes
+from nnx.backends.cupy_products import FIRST_WITH_TF32
 from nnx.dtypes import DType
 from nnx.kernels import epilogues_gpu, nvrtc
 from nnx.kernels.cuda_program import Matrices
@@ -158,6 +159,11 @@ class CupyMachine:
     def memory(self, n: int) -> Memory:
         """Return n bytes, all 0."""
         return Memory(self._cupy, n, self._stream)
+
+    @property
+    def has_narrow_products(self) -> bool:
+        """Whether the GPU has units for TF32 and for products of 16 bits."""
+        return self._capability >= FIRST_WITH_TF32
 
     def keeps_nan(self, dtype: DType, compute: str) -> bool:
         """Return True: `multiply` sees to it for each product."""

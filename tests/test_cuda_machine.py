@@ -17,6 +17,7 @@ import pytest
 import nnx
 from nnx.kernels import cublaslt, nvrtc, products_gpu
 from nnx.kernels.cuda_machine import RING_BYTES, CupyMachine
+from nnx.kernels.cuda_passes import products
 from nnx.kernels.cuda_program import CudaProgram, Matrices
 from nnx.kernels.products_gpu import Gpu
 from nnx.places import HostArrays
@@ -606,6 +607,25 @@ def test_without_memory_to_try_nan_is_kept_all_the_same(lt, host, machine, monke
 
 def no_memory(n):
     raise MemoryError(f"no {n} bytes")
+
+
+@pytest.mark.parametrize(("capability", "is_new"), [("75", False), ("80", True), ("90", True)])
+def test_gpus_before_ampere_multiply_float32_as_it_is(capability, is_new, host, machine):
+    host.cupy.cuda.Device = lambda index: types.SimpleNamespace(compute_capability=capability)
+    x = nnx.asarray(np.ones((4, 4), "f4"))
+    graph = Form(lambda x: x @ x, [x]).lowered
+    assert machine.has_narrow_products is is_new
+    found = {}
+    for precision in ("highest", "high", "medium", "float16"):
+        *casts, product = products(graph, precision, machine).eqns
+        found[precision] = (product.attrs["compute"], [eqn.out.dtype.name for eqn in casts])
+    plain = ("float32", [])
+    assert found == {
+        "highest": plain,
+        "high": ("tf32", []) if is_new else plain,
+        "medium": ("float32", ["bfloat16"]) if is_new else plain,
+        "float16": ("float32", ["float16"]) if is_new else plain,
+    }
 
 
 # Whole steps
