@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from nnx import dtypes
+from nnx.backends.cupy_products import FIRST_WITH_TF32
 from nnx.dtypes import DType
-from nnx.kernels import nvrtc
+from nnx.kernels import epilogues_gpu, nvrtc
 from nnx.kernels.cuda_program import Matrices
 from nnx.kernels.cuda_step import THREADS
-from nnx.kernels.problems_gpu import Problem, packed
+from nnx.kernels.epilogues_gpu import Apart
+from nnx.kernels.problems_gpu import Problem
 from nnx.kernels.products_gpu import (
     WORKSPACE_BYTES,
     NoAlgorithmError,
@@ -28,7 +31,6 @@ from nnx.kernels.products_gpu import (
 from nnx.locks import renew_at_fork
 from nnx.places import HostArrays
 
-_HALF_BITS = {"float16": (0x7C00, 0x7FFF), "bfloat16": (0x7F80, 0x7FFF)}
 MARKED_BYTES = 64
 RING_BYTES = 1 << 20
 """Pinned memory from which numbers of calls are copied; when it is full, the GPU is waited for."""
@@ -89,7 +91,8 @@ class CupyMachine:
         self.lock = threading.RLock()
         renew_at_fork(self, "lock", threading.RLock)
         self._capturing: Any = None
-        self._plans: dict[tuple[Any, ...], Plan] = {}
+        self._timing: Any = None
+        self._plans: dict[tuple[Any, ...], Plan | Apart] = {}
 
     # What is made once
 
@@ -102,6 +105,10 @@ class CupyMachine:
     @functools.cached_property
     def _capability(self) -> int:
         return int(self._cupy.cuda.Device(self.index).compute_capability)
+
+    @functools.cached_property
+    def _epilogues(self) -> dict[str, Any]:
+        return self.load(epilogues_gpu.source())
 
     @functools.cached_property
     def _workspace(self) -> Memory:
@@ -118,8 +125,30 @@ class CupyMachine:
 
     @property
     def _stream(self) -> int:
-        stream = self._capturing or self._cupy.cuda.get_current_stream()
+        stream = self._capturing or self._timing or self._cupy.cuda.get_current_stream()
         return stream.ptr  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def _own_stream(self) -> Any:
+        return self._cupy.cuda.Stream(non_blocking=True)
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[int]:
+        """Let what is started go to a stream that can be captured, in its turn on the current one.
+
+        The default stream cannot be: there calls would be timed instead of what they start.
+        """
+        if self._timing is not None:
+            yield self._timing.ptr
+            return
+        current, own = self._cupy.cuda.get_current_stream(), self._own_stream
+        own.wait_event(current.record())
+        self._timing = own
+        try:
+            yield own.ptr
+        finally:
+            self._timing = None
+            current.wait_event(own.record())
 
     def load(self, source: str) -> dict[str, Any]:
         """Return the kernels of a text by name."""
@@ -133,34 +162,14 @@ class CupyMachine:
         """Return n bytes, all 0."""
         return Memory(self._cupy, n, self._stream)
 
-    @functools.cache  # noqa: B019 (a machine lives as long as the process)
+    @property
+    def has_narrow_products(self) -> bool:
+        """Whether the GPU has units for TF32 and for products of 16 bits."""
+        return self._capability >= FIRST_WITH_TF32
+
     def keeps_nan(self, dtype: DType, compute: str) -> bool:
-        """Return whether products that end in relu keep NaN: a small one is made to see."""
-        with self.scope():
-            n = 16
-            width = dtype.itemsize
-            given, out = self.memory(3 * n * n * width), self.memory(n * n * 4)
-            # All bits set: NaN in each type.
-            self._runtime.memsetAsync(given.address, 0xFF, n * width, self._stream)
-            bias = self.memory(n * 4)
-            out_dtype = "float32" if dtype is dtypes.bfloat16 else dtype.name
-            problem = packed(
-                n, n, n, epilogue="relu_bias", dtype_in=dtype.name, dtype_out=out_dtype,
-                compute=compute,
-            )  # fmt: skip
-            pointers = Pointers(
-                given.address, given.address + n * n * width, out.address, bias.address, 0,
-                self._workspace.address,
-            )  # fmt: skip
-            try:
-                prepare(problem, pointers, self._stream)
-            except NoAlgorithmError:
-                return False
-            size = dtypes.as_dtype(out_dtype).itemsize
-            words = self.download(out.address, n * size // 8).tobytes()
-            row = np.frombuffer(words, np.uint32 if size == 4 else np.uint16)
-            exponent, low = (0x7F800000, 0x7FFFFFFF) if size == 4 else _HALF_BITS[out_dtype]
-            return bool(((row & low) > exponent).all())
+        """Return True: `multiply` sees to it for each product."""
+        return True
 
     # What is started on the stream
 
@@ -187,13 +196,48 @@ class CupyMachine:
         # The choice holds for the alignment that it was measured at.
         low = tuple(x & 255 for x in (p.left, p.right, p.out, p.bias))
         plan = self._plans.get((problem, low))
-        if plan is not None:
-            plan.run(p.left, p.right, p.out, p.bias, stream=self._stream)
-            return
-        if self._capturing is not None:
-            raise RuntimeError(f"the product {problem} was not prepared before the capture")
-        pointers = Pointers(p.left, p.right, p.out, p.bias, 0, self._workspace.address)
-        self._plans[problem, low] = prepare(problem, pointers, self._stream)
+        if plan is None:
+            if self._capturing is not None:
+                raise RuntimeError(f"the product {problem} was not prepared before the capture")
+            pointers = Pointers(p.left, p.right, p.out, p.bias, 0, self._workspace.address)
+            with self._timed() as stream:
+                plan = self._plans[problem, low] = self._prepared(problem, pointers, stream)
+        plan.run(p.left, p.right, p.out, p.bias, stream=self._stream)
+
+    def _prepared(self, problem: Problem, pointers: Pointers, stream: int) -> Plan | Apart:
+        """Return a problem ready to run: by cuBLASLt alone, or its epilogue by a kernel."""
+        try:
+            plan = prepare(problem, pointers, stream)
+            if "relu" not in problem.epilogue or self._shows_nan(plan, pointers, stream):
+                return plan
+        except NoAlgorithmError:
+            if problem.epilogue not in epilogues_gpu.EPILOGUES:
+                raise
+        plan = prepare(problem._replace(epilogue="none"), pointers, stream)
+        return Apart(plan, problem, self._epilogues, self.launch)
+
+    def _shows_nan(self, plan: Plan, pointers: Pointers, stream: int) -> bool:
+        """Return whether NaN of a factor reaches all of a product's result, which is written.
+
+        cuBLASLt does not say whether relu takes NaN for 0, and each of its kernels may differ.
+        """
+        p = plan.problem
+        rows, columns = (p.k, p.m) if p.transpose_a else (p.m, p.k)
+        n = (p.batch - 1) * p.stride_a + (rows - 1) * p.lda + columns
+        size = n * dtypes.as_dtype(p.dtype_in).itemsize
+        try:
+            factor = self.memory(size)
+        except MemoryError:
+            return False  # the sure way needs no more memory
+        # All bits set: NaN in each type.
+        self._runtime.memsetAsync(factor.address, 0xFF, size, stream)
+        plan.run(factor.address, *pointers[1:5], stream=stream)
+        is_bfloat16 = p.dtype_out == "bfloat16"
+        found = np.empty(p.batch * p.m * p.n, np.uint16 if is_bfloat16 else p.dtype_out)
+        kind = self._runtime.memcpyDeviceToHost
+        self._runtime.memcpyAsync(found.ctypes.data, pointers.c, found.nbytes, kind, stream)
+        self._runtime.streamSynchronize(stream)
+        return bool(((found & 0x7FFF) > 0x7F80 if is_bfloat16 else np.isnan(found)).all())
 
     def copy(self, target: int, source: int, n: int) -> None:
         """Copy bytes on the GPU."""
@@ -262,7 +306,8 @@ class CupyMachine:
 
     def seconds(self, start: Callable[[], None]) -> float:
         """Return the seconds that what a function starts takes on the GPU."""
-        return event_timer(start, self._stream)
+        with self._timed() as stream:
+            return event_timer(start, stream)
 
     # Captures
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from nnx import dtypes
@@ -31,23 +30,22 @@ COMPUTE = {"float16": "float32", "bfloat16": "float32", "float64": "float64"}
 NARROW = {"medium": dtypes.bfloat16, "float16": dtypes.float16}
 """To which type factors of float32 are rounded."""
 
-Keeps = Callable[[DType, str], bool]
-"""Whether products of a type, summed in a precision, keep NaN when they apply relu."""
 
-
-def products(graph: Graph, precision: str, keeps_nan: Keeps) -> Graph:
+def products(graph: Graph, precision: str, machine: Any) -> Graph:
     """Return the graph with its products in the words of cuBLASLt.
 
     ``precision`` is how float32 is multiplied: "highest" as it is, "high" as TF32, "medium" as
-    bfloat16, "float16" as that, each summed in float32. A bias, and relu after it, become part of
-    the product before them, where nothing else reads that and the GPU then keeps NaN.
+    bfloat16, "float16" as that, each summed in float32; as it is on a machine without
+    ``has_narrow_products``. A bias, and relu after it, become part of the product before them,
+    where nothing else reads that.
     """
-    return _Products(graph, precision, keeps_nan).run()
+    narrow = getattr(machine, "has_narrow_products", True)
+    return _Products(graph, precision if narrow else "highest").run()
 
 
 class _Products:
-    def __init__(self, graph: Graph, precision: str, keeps_nan: Keeps) -> None:
-        self.graph, self.precision, self.keeps_nan = graph, precision, keeps_nan
+    def __init__(self, graph: Graph, precision: str) -> None:
+        self.graph, self.precision = graph, precision
         self.maker = {eqn.out: eqn for eqn in graph.eqns}
         self.readers: dict[Var, list[Eqn]] = {}
         for eqn in graph.eqns:
@@ -90,7 +88,7 @@ class _Products:
             return chain
         chain.append(add)
         relu = self._only_reader(add.out)
-        if relu is not None and _is_relu(relu, add.out) and self.keeps_nan(*self._kind(eqn)):
+        if relu is not None and _is_relu(relu, add.out):
             chain.append(relu)
         return chain
 

@@ -283,6 +283,16 @@ def _fastest(
     return min(measured, key=lambda choice: choice.time_s)
 
 
+class _Address:
+    """A stream by its address, in the words of CUDA's stream protocol."""
+
+    def __init__(self, address: int) -> None:
+        self._address = address
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self._address
+
+
 def event_timer(launch: Callable[[], None], stream: int) -> float:
     """Return the seconds of one launch by CUDA's events, the least of three rounds.
 
@@ -291,7 +301,7 @@ def event_timer(launch: Callable[[], None], stream: int) -> float:
     """
     from cupy import cuda  # type: ignore[import-not-found, unused-ignore]
 
-    on = cuda.ExternalStream(stream) if stream else cuda.Stream.null
+    on = cuda.Stream.from_external(_Address(stream)) if stream else cuda.Stream.null
 
     def seconds(work: Callable[[], None]) -> float:
         start, end = cuda.Event(), cuda.Event()

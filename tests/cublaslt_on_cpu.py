@@ -64,7 +64,7 @@ class CublasLtOnCpu:
     def __init__(self, version=131000, algorithms=3, workspaces=(0, 0, 0, 0)):
         self.algorithms, self.workspaces = algorithms, workspaces
         self.refused, self.refusal = set(), NOT_SUPPORTED  # algorithms that do not run, and how
-        self.heuristic_status = SUCCESS
+        self.has_epilogues, self.heuristic_status = True, SUCCESS
         self.objects = {}  # attributes as bytes, by address
         self.handles = set()
         self.calls = []
@@ -175,7 +175,8 @@ class CublasLtOnCpu:
     def _heuristic(self, handle, op, a, b, c, d, preference, wanted, results, count):
         assert handle in self.handles and {op, a, b, c, d, preference} <= set(self.objects)
         self.preference = dict(self.objects[preference])
-        found = range(min(self.algorithms, wanted))
+        has_none = not self.has_epilogues and self.get(op, 7) != 1
+        found = range(0 if has_none else min(self.algorithms, wanted))
         for i in found:
             words = [i, *range(100, 107)]
             entry = struct.pack("<8QQif4i", *words, self.workspaces[i], SUCCESS, 1.0, 0, 0, 0, 0)

@@ -72,6 +72,8 @@ class Machine:
     A capture notes what is started, and its replay starts that again with the same arguments.
     """
 
+    has_narrow_products = True
+
     def __init__(self, order="forward", arrays=None):
         self.order, self.launches, self.products, self.replays = order, 0, 0, 0
         self.arrays = arrays or Arrays()

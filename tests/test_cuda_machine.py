@@ -17,40 +17,48 @@ import pytest
 import nnx
 from nnx.kernels import cublaslt, nvrtc, products_gpu
 from nnx.kernels.cuda_machine import RING_BYTES, CupyMachine
+from nnx.kernels.cuda_passes import products
 from nnx.kernels.cuda_program import CudaProgram, Matrices
 from nnx.kernels.products_gpu import Gpu
 from nnx.places import HostArrays
 from tests import cuda_on_cpu
-from tests.cublaslt_on_cpu import CublasLtOnCpu
+from tests.cublaslt_on_cpu import RELU, CublasLtOnCpu, decode, encode
 from tests.cuda_on_cpu import Module
 from tests.test_cuda_training import Small, batch, same
 from tests.tracing import Form, outputs_for, run_cuda
 
-MAIN, CAPTURED = 0, 77
-"""The numbers of the streams."""
+MAIN, FIRST = 0, 77
+"""The number of the default stream, and that of the first one that is made."""
 
 
 class Host:
-    """The stand-in's state: work that waits, the work that a capture notes, and what was done."""
+    """The stand-in's state: work that waits, the work that a capture notes, and what was done.
+
+    Streams know nothing of each other, but for events: the default one waits for none either.
+    """
 
     def __init__(self):
-        self.queue, self.noted = [], None
-        self.launches, self.waits, self.held = [], 0, []
+        self.queues, self.noted = {MAIN: []}, None
+        self.capturing = None
+        self.launches, self.waits, self.timed, self.held = [], 0, 0, []
         self.end_error = None
 
     def do(self, stream, work):
-        if stream == CAPTURED:
-            assert self.noted is not None
+        if stream == self.capturing:
             self.noted.append(work)
         else:
-            assert stream == MAIN
-            self.queue.append(work)
+            self.queues[stream].append(work)
 
     def wait(self, stream=MAIN):
         assert self.noted is None, "the host waits in a capture"
         self.waits += 1
-        while self.queue:
-            self.queue.pop(0)()
+        queue = self.queues[stream]
+        while queue:
+            queue.pop(0)()
+
+    def wait_for_all(self):
+        for stream in self.queues:
+            self.wait(stream)
 
     def alloc(self, n):
         assert self.noted is None, "memory is taken in a capture"
@@ -83,38 +91,49 @@ def _parameters(module, name):
 
 
 class Stream:
-    ptr = CAPTURED
-
-    def __init__(self, host):
-        self._host = host
+    def __init__(self, host, ptr=None):
+        self._host, self.ptr = host, FIRST + len(host.queues) - 1 if ptr is None else ptr
+        host.queues.setdefault(self.ptr, [])
 
     def begin_capture(self, mode):
-        assert mode == "thread local" and self._host.noted is None
-        self._host.noted = []
+        assert mode == "thread local" and self._host.noted is None and self.ptr != MAIN
+        self._host.noted, self._host.capturing = [], self.ptr
 
     def end_capture(self):
         host, noted = self._host, self._host.noted
-        host.noted = None
+        host.noted = host.capturing = None
         if host.end_error:
             raise host.end_error
-        return types.SimpleNamespace(launch=lambda: host.queue.extend(noted))
+        return types.SimpleNamespace(launch=lambda: host.queues[MAIN].extend(noted))
+
+    def record(self):
+        event = Event(self._host)
+        event.record(self)
+        return event
+
+    def wait_event(self, event):
+        self._host.do(self.ptr, event.reach)
 
 
 class Event:
     def __init__(self, host):
-        self._host, self._reached = host, True
+        self._host, self._reached, self._stream = host, True, MAIN
 
-    def record(self):
-        self._reached = False
-        self._host.do(MAIN, self._reach)
+    def record(self, stream=None):
+        self._reached, self._stream = False, stream.ptr if stream else MAIN
+        self._host.do(self._stream, self._mark)
 
-    def _reach(self):
+    def _mark(self):
         self._reached = True
 
     def synchronize(self):
         assert self._host.noted is None, "the host waits in a capture"
+        self.reach()
+
+    def reach(self):
+        """Do the work of its stream up to it."""
         while not self._reached:
-            self._host.queue.pop(0)()
+            self._host.queues[self._stream].pop(0)()
 
 
 class Device:
@@ -124,7 +143,7 @@ class Device:
         self._host, self.id = host, index
 
     def synchronize(self):
-        self._host.wait()
+        self._host.wait_for_all()
 
     def __enter__(self):
         return self
@@ -152,7 +171,7 @@ def host(monkeypatch):
         memcpyDeviceToDevice=3, memcpyHostToDevice=1, memcpyDeviceToHost=2,
         streamCaptureModeThreadLocal="thread local",
     )  # fmt: skip
-    main = types.SimpleNamespace(ptr=MAIN)
+    main = Stream(made, MAIN)
     cuda = types.SimpleNamespace(
         Device=lambda index: Device(made, index), Stream=lambda non_blocking: Stream(made),
         Event=lambda disable_timing: Event(made),
@@ -193,8 +212,10 @@ def lt(host, monkeypatch):
     cpu.library.functions.cublasLtMatmul = enqueued
 
     def timer(launch, stream):
+        assert stream != MAIN, "the default stream cannot be captured: a call would be timed"
         launch()
-        host.wait()
+        host.wait(stream)
+        host.timed += 1
         return 1.0
 
     chosen = {}
@@ -425,19 +446,186 @@ def test_a_product_cannot_be_prepared_in_a_capture(lt, host, machine):
     assert held
 
 
+BIASED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+
+
+def stored(values, dtype):
+    """Return numbers as they are in memory."""
+    return encode(values, True) if dtype == "bfloat16" else values.astype(dtype)
+
+
+def biased(machine, dtype, epilogue):
+    """Return a product of a 5 by 4 and a 4 by 70 matrix and a bias, each of a type; its result."""
+    rng = np.random.default_rng(0)
+    given = [stored(rng.normal(size=n), dtype) for n in ((5, 4), (4, 70), (70,))]
+    x, weight, bias = (decode(a, dtype == "bfloat16") for a in given)
+    places = [machine.memory(a.nbytes) for a in given]
+    for place, a in zip(places, given, strict=True):
+        machine.upload(place.address, a)
+    out = machine.memory(5 * 70 * given[0].itemsize)
+    made = Matrices(
+        dtype, 1, 5, 4, 70, places[0].address, False, 4, 20, places[1].address, False, 70, 280,
+        out.address, dtype, "float32", epilogue, places[2].address,
+    )  # fmt: skip
+    wanted = x @ weight + bias
+    return made, np.maximum(wanted, 0) if epilogue == "relu_bias" else wanted, (places, out)
+
+
+def found_in(machine, made):
+    n = made.m * made.n
+    words = machine.download(made.out, -(-n * BIASED[made.dtype]().itemsize // 8))
+    found = words.view(BIASED[made.dtype])[:n].reshape(made.m, made.n)
+    return decode(found, made.dtype == "bfloat16")
+
+
+ROUNDING = {"float32": 1e-6, "float16": 6e-3, "bfloat16": 5e-2}
+
+
+@pytest.mark.parametrize("epilogue", ["bias", "relu_bias"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_whether_products_keep_nan_is_tried(dtype, lt, machine, monkeypatch):
-    kind = nnx.dtypes.as_dtype(dtype)
-    assert machine.keeps_nan(kind, "float32")
-    whole = lt._epilogue
-    monkeypatch.setattr(lt, "_epilogue", lambda *given: np.nan_to_num(whole(*given)))
-    type(machine).keeps_nan.cache_clear()
-    assert not machine.keeps_nan(kind, "float32")
-    type(machine).keeps_nan.cache_clear()
+def test_an_epilogue_that_cublaslt_has_not_is_a_kernel(dtype, epilogue, lt, host, machine):
+    lt.has_epilogues = False
+    made, wanted, (places, out) = biased(machine, dtype, epilogue)
+    for _ in range(2):
+        machine.multiply(made)
+        np.testing.assert_allclose(found_in(machine, made), wanted, atol=ROUNDING[dtype])
+    n_searched = lt.calls.count("cublasLtMatmulAlgoGetHeuristic")
+    assert n_searched == 2  # with the epilogue, and without; the second time neither
+    graph = machine.capture(lambda: machine.multiply(made))
+    machine.clear(out.address, 8)
+    # NaN of a factor stays in its row.
+    machine.upload(places[0].address, stored(np.array([np.nan]), dtype))
+    graph()
+    assert np.isnan(found_in(machine, made)[0]).all()
+    np.testing.assert_allclose(found_in(machine, made)[1:], wanted[1:], atol=ROUNDING[dtype])
+
+
+def test_a_product_that_cublaslt_has_not_is_refused(lt, host, machine):
+    made, _, held = biased(machine, "float32", "relu_bias")
     lt.algorithms = 0
-    monkeypatch.setattr(products_gpu.choices, "load", lambda key: None)
-    assert not machine.keeps_nan(kind, "float32")
-    type(machine).keeps_nan.cache_clear()
+    with pytest.raises(products_gpu.NoAlgorithmError, match="epilogue none"):
+        machine.multiply(made)
+    assert held
+
+
+def test_products_are_tuned_in_their_turn_on_a_stream_that_can_be_captured(lt, host, machine):
+    ones = np.ones((1, 2, 2), "f4")
+    given, out, held = product(machine, ones, ones)
+    machine.multiply(given)
+    assert host.timed == lt.algorithms
+    # What comes next on the current stream finds the result.
+    assert (result(machine, out, 1, 2, 2) == 2).all()
+    assert machine._stream == MAIN
+    assert held
+
+
+def test_what_a_function_starts_is_timed_on_a_stream_that_can_be_captured(
+    host, machine, monkeypatch
+):
+    seen = []
+
+    def timer(launch, stream):
+        seen.append(stream)
+        launch()
+        with machine._timed() as inner:
+            assert inner == stream
+        return 2.5
+
+    monkeypatch.setattr("nnx.kernels.cuda_machine.event_timer", timer)
+    memory = machine.memory(16)
+    machine.upload(memory.address, words(2, 7))
+
+    def start():
+        assert machine._stream == seen[0] != MAIN
+        machine.copy(memory.address + 8, memory.address, 8)
+
+    assert machine.seconds(start) == 2.5
+    assert machine.download(memory.address, 2).tolist() == [7, 7]
+    assert machine._stream == MAIN
+
+
+def without_nan(lt, monkeypatch):
+    """Let relu take NaN for 0, as where it is the larger of two numbers."""
+    whole = lt._epilogue
+
+    def epilogue(op, *given):
+        out = whole(op, *given)
+        return np.nan_to_num(out) if lt.get(op, 7) & RELU else out
+
+    monkeypatch.setattr(lt, "_epilogue", epilogue)
+
+
+@pytest.mark.parametrize("loses", [False, True], ids=["keeps", "loses"])
+@pytest.mark.parametrize("transposed", [False, True], ids=["x", "x.T"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_products_keep_nan(dtype, transposed, loses, lt, host, machine, monkeypatch):
+    if loses:
+        without_nan(lt, monkeypatch)
+    made, wanted, (places, _) = biased(machine, dtype, "relu_bias")
+    if transposed:
+        made = made._replace(left_transposed=True, left_leading=5)
+        x = machine.download(places[0].address, 5 * 4 * BIASED[dtype]().itemsize // 8)
+        machine.upload(places[0].address, x.view(BIASED[dtype]).reshape(5, 4).T.copy())
+    machine.multiply(made)
+    # The trial leaves nothing behind.
+    np.testing.assert_allclose(found_in(machine, made), wanted, atol=ROUNDING[dtype])
+    machine.upload(places[0].address, stored(np.array([np.nan]), dtype))
+    graph = machine.capture(lambda: machine.multiply(made))
+    for again in (lambda: machine.multiply(made), graph):
+        machine.clear(made.out, 8)
+        again()
+        found = found_in(machine, made)
+        assert np.isnan(found[0]).all()
+        np.testing.assert_allclose(found[1:], wanted[1:], atol=ROUNDING[dtype])
+
+
+def test_where_one_number_of_a_result_loses_nan_none_does(lt, host, machine, monkeypatch):
+    whole = lt._epilogue
+
+    def epilogue(op, *given):
+        out = whole(op, *given)
+        if lt.get(op, 7) & RELU:
+            out[0, -1, -1] = np.nan_to_num(out[0, -1, -1])
+        return out
+
+    monkeypatch.setattr(lt, "_epilogue", epilogue)
+    made, _, (places, _) = biased(machine, "float32", "relu_bias")
+    machine.upload(places[1].address, np.full((4, 70), np.nan, "f4"))
+    machine.multiply(made)
+    assert np.isnan(found_in(machine, made)).all()
+
+
+def test_without_memory_to_try_nan_is_kept_all_the_same(lt, host, machine, monkeypatch):
+    without_nan(lt, monkeypatch)
+    made, _, (places, _) = biased(machine, "float32", "relu_bias")
+    machine.upload(places[1].address, np.full((4, 70), np.nan, "f4"))
+    assert machine._workspace
+    monkeypatch.setattr(host.cupy.cuda, "alloc", no_memory)
+    machine.multiply(made)
+    assert np.isnan(found_in(machine, made)).all()
+
+
+def no_memory(n):
+    raise MemoryError(f"no {n} bytes")
+
+
+@pytest.mark.parametrize(("capability", "is_new"), [("75", False), ("80", True), ("90", True)])
+def test_gpus_before_ampere_multiply_float32_as_it_is(capability, is_new, host, machine):
+    host.cupy.cuda.Device = lambda index: types.SimpleNamespace(compute_capability=capability)
+    x = nnx.asarray(np.ones((4, 4), "f4"))
+    graph = Form(lambda x: x @ x, [x]).lowered
+    assert machine.has_narrow_products is is_new
+    found = {}
+    for precision in ("highest", "high", "medium", "float16"):
+        *casts, product = products(graph, precision, machine).eqns
+        found[precision] = (product.attrs["compute"], [eqn.out.dtype.name for eqn in casts])
+    plain = ("float32", [])
+    assert found == {
+        "highest": plain,
+        "high": ("tf32", []) if is_new else plain,
+        "medium": ("float32", ["bfloat16"]) if is_new else plain,
+        "float16": ("float32", ["float16"]) if is_new else plain,
+    }
 
 
 # Whole steps

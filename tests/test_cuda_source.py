@@ -10,7 +10,7 @@ import pytest
 import nnx
 from nnx import nn
 from nnx.errors import DeviceError, TraceError
-from nnx.kernels import cache, cuda_library, nvrtc
+from nnx.kernels import cache, cuda_library, epilogues_gpu, nvrtc
 from nnx.kernels.cuda_program import CudaProgram
 from nnx.kernels.cuda_text import library
 from tests.cuda_machine import cuda_program, emulation
@@ -78,6 +78,7 @@ def texts():
     """Return each text that is compiled, by what it is of."""
     ops = [PLAINEST[k : k + BUNDLE] for k in range(0, len(PLAINEST), BUNDLE)]
     found = {f"ops from {rows[0].op.name}": joined(map(of_op, rows)) for rows in ops}
+    found["epilogues"] = epilogues_gpu.source()
     found["lessons"] = joined(of_lesson(*pair) for pair in ONCE)
     found["norms"] = joined([of_norms()])
     found["programs"] = joined(Case(seed).compiled("cuda in place").source for seed in SEEDS)
