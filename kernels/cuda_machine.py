@@ -14,7 +14,6 @@ import numpy as np
 
 from nnx import dtypes
 from nnx.backends.cupy_products import FIRST_WITH_TF32
-from nnx.dtypes import DType
 from nnx.kernels import epilogues_gpu, nvrtc
 from nnx.kernels.cuda_program import Matrices
 from nnx.kernels.cuda_step import THREADS
@@ -166,10 +165,6 @@ class CupyMachine:
     def has_narrow_products(self) -> bool:
         """Whether the GPU has units for TF32 and for products of 16 bits."""
         return self._capability >= FIRST_WITH_TF32
-
-    def keeps_nan(self, dtype: DType, compute: str) -> bool:
-        """Return True: `multiply` sees to it for each product."""
-        return True
 
     # What is started on the stream
 

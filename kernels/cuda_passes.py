@@ -39,8 +39,7 @@ def products(graph: Graph, precision: str, machine: Any) -> Graph:
     ``has_narrow_products``. A bias, and relu after it, become part of the product before them,
     where nothing else reads that.
     """
-    narrow = getattr(machine, "has_narrow_products", True)
-    return _Products(graph, precision if narrow else "highest").run()
+    return _Products(graph, precision if machine.has_narrow_products else "highest").run()
 
 
 class _Products:

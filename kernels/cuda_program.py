@@ -17,7 +17,7 @@ there is none:
 - ``upload(target, array)`` copies a host array, ``download(source, n)`` returns int64 words, and
   ``mark(source, n)`` a function that does, waiting for no more than was started before it;
 - ``capture(function)`` returns a function that starts again all that this one starts, or None;
-- ``keeps_nan(dtype, compute)`` tells whether relu at the end of a product keeps NaN;
+- ``has_narrow_products`` tells whether TF32, bfloat16 and float16 products are faster there;
 - ``seconds(function)`` times what a function starts;
 - ``scope()`` is the context in which its device is current, ``lock`` is held while a step is
   started: steps share streams, captures and the memory of products;
@@ -385,7 +385,7 @@ class CudaProgram:
     def __init__(
         self, graph: Graph, updates: dict[int, int], kinds: dict[str, bool], machine: Any
     ) -> None:
-        graph = products(graph, get_matmul_precision(), machine.keeps_nan)
+        graph = products(graph, get_matmul_precision(), machine)
         self.graph = passes.replaced_by_values(graph, updates)
         self.updates, self.kinds, self.machine = updates, kinds, machine
         self.step = emit(self.graph, updates, kinds)

@@ -122,9 +122,6 @@ class Machine:
         module.launch(name, blocks, THREADS, arguments, order=self.order)
         self.launches += 1
 
-    def keeps_nan(self, dtype, compute):
-        return True
-
     def multiply(self, p):
         """Multiply in the precision of the factors, and sum in float32 or wider."""
         if self._later(self.multiply, p):
