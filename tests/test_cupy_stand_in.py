@@ -281,7 +281,8 @@ def test_precision_changes_nothing_without_the_units():
 
 
 def test_misspelt_precision_is_told():
-    with pytest.raises(nnx.DataError, match=r"'hihg'\. Did you mean 'high'\? Allowed: high, highe"):
+    text = r"'hihg'\. Did you mean 'high'\? Allowed: float16, high, highest, medium"
+    with pytest.raises(nnx.DataError, match=text):
         nnx.set_matmul_precision("hihg")
 
 
