@@ -27,6 +27,11 @@ FAST = {"highest": IN_FLOAT32, "high": 77, "medium": 75, "float16": 74}
 """What float32 is computed in: CUBLAS_COMPUTE_32F, _FAST_TF32, _FAST_16BF, _FAST_16F."""
 FIRST_WITH_TF32 = 80
 """The compute capability, times 10, of the first GPUs that have TF32 and bfloat16 units."""
+NO_NARROW_SUMS = 16
+"""CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION, which goes with any other mode.
+
+Without it cuBLAS may add up the parts of a long 16-bit product in 16 bits.
+"""
 PLAIN, TRANSPOSED = 0, 1
 DEFAULT_ALGORITHM = -1
 
@@ -150,13 +155,21 @@ class Products:
         second = (a.array.data.ptr, kind, a.leading)
         third = (zero.ctypes.data, out.data.ptr, kind, n_columns)
         n_products = math.prod(batch)
-        if n_products == 1:
-            cublas.gemmEx(handle, *sizes, *first, *second, *third, compute, DEFAULT_ALGORITHM)
-        else:
-            cublas.gemmStridedBatchedEx(
-                handle, *sizes, *first, b.step, *second, a.step, *third, n_rows * n_columns,
-                n_products, compute, DEFAULT_ALGORITHM,
-            )  # fmt: skip
+        # The handle is CuPy's, whose own products keep the mode that they had.
+        mode = cublas.getMathMode(handle) if out.dtype.itemsize == 2 else None
+        if mode is not None:
+            cublas.setMathMode(handle, mode | NO_NARROW_SUMS)
+        try:
+            if n_products == 1:
+                cublas.gemmEx(handle, *sizes, *first, *second, *third, compute, DEFAULT_ALGORITHM)
+            else:
+                cublas.gemmStridedBatchedEx(
+                    handle, *sizes, *first, b.step, *second, a.step, *third, n_rows * n_columns,
+                    n_products, compute, DEFAULT_ALGORITHM,
+                )  # fmt: skip
+        finally:
+            if mode is not None:
+                cublas.setMathMode(handle, mode)
 
     def _compute(self, name: str) -> int:
         """Return what a type is computed in, as `cublasComputeType_t` has it."""

@@ -368,7 +368,8 @@ def jax_device(platform: str) -> Any:
     try:
         return jax.devices(platform)[0]
     except RuntimeError:
-        raise UnavailableError(f"this JAX sees no {platform}") from None
+        cure = ': pip install "jax[cuda13]"' if platform == "gpu" else ""
+        raise UnavailableError(f"this JAX sees no {platform}{cure}") from None
 
 
 def jax_jit(cell: Cell, platform: str = "cpu") -> Makers:

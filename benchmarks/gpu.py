@@ -4,7 +4,8 @@
 
 It ends within 10 minutes (--quick: 2), whatever happens: each stage is a process of its own with a
 time of its own, and DIR/gpu.json and DIR/report.md are written after each, with what it had by
-then. Exit status: 0; 1 where a stage failed, was cut or found a fault; 2 without a GPU.
+then. Exit status: 0, also where a stage was cut; 1 where one failed or found a fault; 2 without a
+GPU.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ class Stage(NamedTuple):
 
 STAGES = {
     "rates": Stage("nnx.benchmarks.gpu_stages:rates", 25, 8),
-    "tests": Stage("nnx.benchmarks.gpu_stages:tests", 90, 20),
-    "sanitizer": Stage("nnx.benchmarks.gpu_stages:sanitizer", 60, 10),
-    "steps": Stage("nnx.benchmarks.gpu_stages:small", 220, 42),
-    "wide": Stage("nnx.benchmarks.gpu_stages:wide", 105, 20),
-    "elementwise": Stage("nnx.benchmarks.gpu_stages:elementwise", 30, 7),
+    "tests": Stage("nnx.benchmarks.gpu_stages:tests", 180, 30),
+    "sanitizer": Stage("nnx.benchmarks.gpu_stages:sanitizer", 45, 10),
+    "steps": Stage("nnx.benchmarks.gpu_stages:small", 160, 35),
+    "wide": Stage("nnx.benchmarks.gpu_stages:wide", 95, 18),
+    "elementwise": Stage("nnx.benchmarks.gpu_stages:elementwise", 25, 6),
     "first step": Stage("nnx.benchmarks.gpu_stages:first_step", 40, 8),
 }
 
@@ -245,9 +246,9 @@ def write(results: Results, folder: Path) -> None:
 
 
 def is_fine(results: Results, stages: Sequence[str]) -> bool:
-    """Return whether every stage ended by itself, and none found a fault."""
+    """Return whether no stage failed or found a fault; one that was cut did neither."""
     chosen = {name: results["stages"][name] for name in stages}
-    return all(stage["status"] == "ok" for stage in chosen.values()) and not any(
+    return all(stage["status"] in ("ok", "cut") for stage in chosen.values()) and not any(
         gpu_report.is_fault(row) for stage in chosen.values() for row in stage["rows"]
     )
 

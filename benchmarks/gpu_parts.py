@@ -27,8 +27,8 @@ def counts(program: Any, env: dict[str, Any]) -> dict[str, int]:
 def _of_product(product: Any, env: dict[str, Any]) -> tuple[int, int]:
     m, k, n = product.m(env), product.k(env), product.n(env)
     count = math.prod(size(env) for size in product.batch)
-    width = product.eqn.out.dtype.itemsize
-    return 2 * count * m * k * n, count * width * (m * k + k * n + m * n)
+    width, out_width = product.dtype.itemsize, product.eqn.out.dtype.itemsize
+    return 2 * count * m * k * n, count * (width * (m * k + k * n) + out_width * m * n)
 
 
 def _of_kernel(launch: Any, env: dict[str, Any]) -> tuple[int, int]:

@@ -42,11 +42,11 @@ def limits(results: Results) -> list[Verdict]:
 
 
 def is_fault(row: Row) -> bool:
-    """Return whether a row tells of something wrong, and not only slow."""
+    """Return whether a row tells of something wrong, and not only slow or cut."""
     if row["kind"] == "tests":
-        return bool(row["problems"]) or row["exit"] != 0
+        return bool(row["problems"]) or row["exit"] not in (0, None)
     if row["kind"] == "sanitizer":
-        return row["status"] != "ok" or row["errors"] > 0
+        return row["status"] == "failed" or row.get("errors", 0) > 0
     if row["kind"] == "case":
         return any(c["status"] in ("wrong", "crashed") for c in row["contestants"].values())
     return False
@@ -259,8 +259,7 @@ def _faulty(results: Results) -> str:
             if row["kind"] == "left out":
                 lines.append(f"{name}: {row['what']}: {row['reason']}")
             elif row["kind"] == "tests":
-                lines.append(f"tests: {row['passed']} passed, {row['skipped']} skipped, "
-                             f"{len(row['problems'])} failed ({row['log']})")  # fmt: skip
+                lines.append(f"{_counted(row)} ({row['log']})")
                 lines += [f"failed: {problem}" for problem in row["problems"]]
             elif row["kind"] == "sanitizer":
                 said = f"{row['errors']} errors" if "errors" in row else row["status"]
@@ -271,11 +270,20 @@ def _faulty(results: Results) -> str:
     ) if lines else ""  # fmt: skip
 
 
+def _counted(row: Row) -> str:
+    cut = ", cut before the last" if row["exit"] is None else ""
+    return (
+        f"tests: {row['passed']} passed, {row['skipped']} skipped, "
+        f"{len(row['problems'])} failed{cut}"
+    )
+
+
 def summary(results: Results) -> str:
-    """Return the limits as lines for a terminal."""
+    """Return the limits, and how many tests there were, as lines for a terminal."""
     lines = [f"{v['figure']}: {three_figures(v['measured'])}, {v['rule']} {v['limit']:g}: "
              + ("met" if v["met"] else "MISSED") for v in results["limits"]]  # fmt: skip
-    return "\n".join(lines) or "Nothing was measured that has a limit."
+    lines = lines or ["Nothing was measured that has a limit."]
+    return "\n".join([*lines, *map(_counted, rows(results, "tests", "tests"))])
 
 
 # The README

@@ -98,7 +98,7 @@ def tested(text: str, status: int | None, log: str) -> Row:
     row: Row = {"kind": "tests", **counted, "exit": status, "log": log}
     row["problems"] = [name for name, word in found.items() if word in ("FAILED", "ERROR")]
     row["problems"] += [f"not collected: {name}" for name in NOT_COLLECTED.findall(text)]
-    if not found:
+    if not found and status is not None:
         row["problems"].append(f"no test was run: {last_line(text)}")
     return row
 

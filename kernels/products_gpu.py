@@ -218,8 +218,9 @@ def prepare(
     """Return a plan with the algorithm that is the fastest for a problem on the current GPU.
 
     The choice comes from disk, or is measured here and kept, by problem, alignment, workspace,
-    cuBLASLt's version and GPU. Either way the product runs at least once, at ``pointers``: C, bias
-    and aux are written as by `Plan.run`, and its kernel is loaded. Not while a stream captures.
+    cuBLASLt's version, GPU, and whether the stream can be captured. Either way the product runs at
+    least once, at ``pointers``: C, bias and aux are written as by `Plan.run`, and its kernel is
+    loaded. Not while a stream captures.
     Another choice adds in another order: where none can be kept, two runs may differ by rounding.
     Raises: ShapeError, DTypeError; NoAlgorithmError; DeviceError as `cublaslt.library` and
     `Library.handle` do; StatusError.
@@ -237,6 +238,7 @@ def prepare(
         "problem": problem._asdict(), "alignments": list(plan.alignments),
         "workspace_bytes": workspace_bytes, "cublaslt": library.version,
         "gpu": {**gpu._asdict(), "index": None},
+        "captured": bool(stream),  # else calls may have been timed
     }  # fmt: skip
 
     def launch() -> None:

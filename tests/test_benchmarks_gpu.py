@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +36,12 @@ from nnx.benchmarks import (
     readme,
     suite,
 )
-from nnx.benchmarks.case import difference, sampled
+from nnx.benchmarks.case import UnavailableError, difference, sampled
 from nnx.benchmarks.gpu import Stage
 from nnx.benchmarks.problems import CELLS
 from nnx.device import DeviceInfo
 from nnx.kernels.cuda_program import CudaProgram
+from nnx.kernels.cuda_step import Product
 from tests import bench_fakes
 from tests.cuda_machine import Machine
 from tests.tracing import Form
@@ -299,7 +301,8 @@ def test_a_stage_that_overruns_is_cut_with_its_processes_and_keeps_its_rows(tmp_
         time.sleep(0.05)
     assert not is_running(int(pid))
     assert results["stages"]["after"]["status"] == "ok"
-    assert not gpu.is_fine(results, list(stages)) and gpu.is_fine(results, ["after"])
+    assert gpu.is_fine(results, list(stages))  # slow, not wrong
+    assert "cut" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -311,6 +314,7 @@ def test_a_crash_leaves_the_other_stages(tmp_path, name, reason):
     assert found["status"] == "crashed" and reason in found["reason"]
     assert reasons(found) == ["before"]
     assert reasons(results["stages"]["after"]) == ["quick True", "rates None"]
+    assert not gpu.is_fine(results, [name, "after"]) and gpu.is_fine(results, ["after"])
 
 
 def test_a_stage_for_which_no_time_is_left_is_not_started(tmp_path):
@@ -455,6 +459,19 @@ def test_each_test_is_counted_even_where_the_run_was_ended():
     assert gpu_report.is_fault(row)
 
 
+def test_tests_that_were_cut_are_told_and_no_fault():
+    passed = "tests/test_a.py::test_one PASSED [ 10%]\n"
+    for text in (passed, ""):
+        row = gpu_stages.tested(text, None, "tests.txt")
+        assert row["problems"] == [] and not gpu_report.is_fault(row)
+        assert gpu_report.is_fault(gpu_stages.tested(text, 1, "tests.txt"))
+        results = made_up()
+        results["stages"]["tests"]["rows"] = [row]
+        assert errors(results) == []
+        told = f"{row['passed']} passed, 0 skipped, 0 failed, cut before the last"
+        assert told in gpu_report.text(results) and told in gpu_report.summary(results)
+
+
 def test_a_run_without_tests_is_a_fault():
     row = gpu_stages.tested("ImportError: no such module", 4, "tests.txt")
     assert row["problems"] == ["no test was run: ImportError: no such module"]
@@ -498,7 +515,7 @@ def test_a_missing_sanitizer_is_told(tmp_path, monkeypatch):
 def test_what_the_sanitizer_says_is_understood(text, status, wanted):
     row = gpu_stages.sanitized("memcheck", text, status, "m.txt")
     assert (row["status"], row.get("errors"), row.get("reason", "")) == wanted
-    assert gpu_report.is_fault(row) == (wanted[:2] != ("ok", 0))
+    assert gpu_report.is_fault(row) == (wanted[:2] not in (("ok", 0), ("cut", None)))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the stand-in is a shell script")
@@ -639,6 +656,30 @@ def test_parts_of_a_product_are_counted():
     x, w = np.ones((5, 7), np.float32), np.ones((7, 3), np.float32)
     counted = gpu_parts.counts(program_of(lambda x, w: x @ w, [x, w]), {})
     assert counted == {"flops": 2 * 5 * 7 * 3, "bytes": 4 * (35 + 21 + 15), "launches": 1}
+
+
+def test_factors_that_are_narrower_than_their_product_are_counted_as_they_are():
+    x, w = np.ones((5, 7), np.float32), np.ones((7, 3), np.float32)
+    nnx.set_matmul_precision("medium")
+    try:
+        program = program_of(lambda x, w: x @ w, [x, w])
+    finally:
+        nnx.set_matmul_precision("highest")
+    counted = [gpu_parts._of_product(run, {}) for run in program.step.runs
+               if isinstance(run, Product)]  # fmt: skip
+    assert counted == [(2 * 5 * 7 * 3, 2 * (35 + 21) + 4 * 15)]
+
+
+@pytest.mark.parametrize(
+    ("platform", "text"), [("gpu", r'sees no gpu: pip install "jax\[cuda13\]"'), ("cpu", "no cpu$")]
+)
+def test_jax_without_the_gpu_says_what_to_install(platform, text, monkeypatch):
+    def devices(platform):
+        raise RuntimeError(f"Unknown backend {platform}")
+
+    monkeypatch.setitem(sys.modules, "jax", types.SimpleNamespace(devices=devices))
+    with pytest.raises(UnavailableError, match=text):
+        contestants.jax_device(platform)
 
 
 # The first step

@@ -237,6 +237,20 @@ def test_odd_strides_are_copied_and_right(machine):
         np.testing.assert_allclose((left @ right).numpy(), wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("n", [1, 3])
+def test_sums_of_16_bit_products_are_rounded_once(machine, n):
+    from cupy_backends.cuda.libs import cublas
+
+    x = np.array([2048, 1, -2048, 1], np.float16).reshape(1, 1, 4) * np.ones((n, 1, 1), np.float16)
+    y = np.array([1, 1, 1, 0], np.float16).reshape(1, 4, 1)
+    handle = sys.modules["cupy"].cuda.Device().cublas_handle
+    cublas.setMathMode(handle, 1)
+    left, right = (nnx.asarray(a, device="cupy") for a in (x, np.repeat(y, n, axis=0)))
+    assert (left @ right).tolist() == [[[1.0]]] * n  # by parts: 2048 + 1 is 2048 in float16
+    assert cublas.getMathMode(handle) == 1  # CuPy's own products are as they were
+    cublas.setMathMode(handle, 0)
+
+
 def test_precision_is_a_setting(machine):
     x, y = matrices((8, 8), "float32"), matrices((8, 8), "float32")
     errors = {}
@@ -267,7 +281,8 @@ def test_precision_changes_nothing_without_the_units():
 
 
 def test_misspelt_precision_is_told():
-    with pytest.raises(nnx.DataError, match=r"'hihg'\. Did you mean 'high'\? Allowed: high, highe"):
+    text = r"'hihg'\. Did you mean 'high'\? Allowed: float16, high, highest, medium"
+    with pytest.raises(nnx.DataError, match=text):
         nnx.set_matmul_precision("hihg")
 
 

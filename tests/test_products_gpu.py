@@ -707,6 +707,7 @@ OTHERS = {
     "capability": {"gpu": GPU._replace(capability=100)},
     "multiprocessors": {"gpu": GPU._replace(multiprocessors=78)},
     "workspace": {"workspace_bytes": 2048},
+    "way of timing": {"stream": 7},
 }
 
 

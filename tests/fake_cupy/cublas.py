@@ -1,6 +1,7 @@
 """The stand-in's cuBLAS: products over raw addresses, column-major, as the library forms them.
 
-`machine.products` keeps what was asked for. TF32 and bfloat16 internals round the inputs.
+`machine.products` keeps what was asked for. TF32 and bfloat16 internals round the inputs. Where
+the math mode allows it, 16-bit products are added up in two parts, each rounded.
 """
 
 from __future__ import annotations
@@ -16,6 +17,18 @@ CUBLAS_GEMM_DEFAULT = -1
 CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_16BF, CUBLAS_COMPUTE_32F_FAST_TF32 = 68, 75, 77
 CUBLAS_COMPUTE_32F_FAST_16F = 74
 CUBLAS_COMPUTE_64F = 70
+
+
+CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION = 16
+_modes = {}
+
+
+def getMathMode(handle):  # noqa: N802 (cuBLAS's name)
+    return _modes.get(handle, 0)
+
+
+def setMathMode(handle, mode):  # noqa: N802 (cuBLAS's name)
+    _modes[handle] = mode
 
 
 class CUBLASError(RuntimeError):
@@ -95,7 +108,14 @@ def gemmStridedBatchedEx(  # noqa: N802 (cuBLAS's name)
     x = x.transpose(0, 2, 1) if transa else x
     y = y.transpose(0, 2, 1) if transb else y
     with np.errstate(all="ignore"):
-        product = a * np.matmul(x, y).astype(wide)
+        whole = np.matmul(x, y)
+        if out.dtype.itemsize == 2 and not (
+            getMathMode(handle) & CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION
+        ):
+            half = k // 2
+            parts = (x[..., :half] @ y[..., :half, :], x[..., half:] @ y[..., half:, :])
+            whole = np.add(*(part.astype(out.dtype) for part in parts))
+        product = a * whole.astype(wide)
         out[...] = product if b == 0 else product + b * out.astype(wide)
 
 
