@@ -15,10 +15,10 @@ def set_matmul_precision(precision: str) -> None:
 
     ``"highest"``: in float32, the default. ``"high"``: the inputs rounded to TF32 (10 bits after
     the point). ``"medium"``: rounded to bfloat16 (7 bits), or to TF32 where the library prefers
-    it. ``"float16"``, which is not one of PyTorch's words: rounded to float16 (10 bits, nothing
-    beyond 65504), for GPUs without bfloat16; train with an optimizer's ``loss_scale``. Sums are
-    formed in float32 in each case, and other types than float32 do not change. A
-    device without such units, every CPU among them, forms them as ``"highest"`` does.
+    it. ``"float16"``, which is not one of PyTorch's words: rounded to float16 (10 bits, but nothing
+    beyond 65504); train with an optimizer's ``loss_scale``. Sums are formed in float32 in each
+    case, and other types than float32 do not change. A device without such units, every CPU and
+    every GPU before Ampere among them, forms them as ``"highest"`` does.
     Raises: DataError for another word.
 
     >>> set_matmul_precision("high")
