@@ -216,7 +216,7 @@ def sizes_of(cell: Cell) -> list[Sizes]:
 
 def products(cell: Cell, dtype: str, out_dtype: str, machine: Any = None) -> Work:
     """Return the products of a step through cuBLASLt, captured as one CUDA graph."""
-    from nnx.kernels.cuda_program import Matrices
+    from nnx.kernels.cuda_matrices import Matrices
 
     clock = None if machine else contestants.cuda_clock()
     machine = machine or _machine()

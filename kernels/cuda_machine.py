@@ -1,4 +1,4 @@
-"""A GPU as steps see it (`nnx.kernels.cuda_program`): CuPy's memory and streams, CUDA's driver."""
+"""A GPU as steps see it (`nnx.kernels.cuda_setting`): CuPy's memory and streams, CUDA's driver."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from nnx import dtypes
 from nnx.backends.cupy_products import FIRST_WITH_TF32
 from nnx.kernels import epilogues_gpu, nvrtc
-from nnx.kernels.cuda_program import Matrices
+from nnx.kernels.cuda_matrices import Matrices
 from nnx.kernels.cuda_step import THREADS
 from nnx.kernels.epilogues_gpu import Apart
 from nnx.kernels.problems_gpu import Problem

@@ -1,4 +1,4 @@
-"""Groups of eqns, and eqns by themselves, as loops that the threads of a GPU share.
+"""Groups of eqns as loops that the threads of a GPU share.
 
 A group of eqns, which the Numba emitter writes as one nest of loops, is a part of a kernel here.
 How the threads of a part go over its values depends on what is summed:
@@ -17,186 +17,29 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nnx import dtypes, shapes
-from nnx.graph import CHECK, Eqn, Graph, line, same_shape
+from nnx import shapes
+from nnx.graph import CHECK, Eqn, line
+from nnx.kernels.cuda_loops import CudaLoops
 from nnx.kernels.cuda_step import (
     MOST_BLOCKS,
     THREADS,
     WARPS,
-    Count,
-    CudaStep,
-    Number,
     blocks_for,
     count_of,
     summing_blocks,
 )
 from nnx.kernels.cuda_text import TYPES
-from nnx.kernels.draws import drawn, merge
-from nnx.kernels.emit_numba import Emitter
-from nnx.kernels.expressions import HALF, cast_of
-from nnx.kernels.groups import Group, Plan
-from nnx.kernels.nests import lowest, reducing
+from nnx.kernels.expressions import cast_of
+from nnx.kernels.groups import Group
 from nnx.kernels.text import Scope
-from nnx.scalar import Env, Scalar, evaluator
+from nnx.scalar import Env, Scalar
 
 ROW_BY_BLOCK = 1024
 """Rows from this length on are taken by a block each."""
-SHARED_COLUMNS, SHARED_BYTES = 256, 24 << 10
-"""Up to so many columns are summed in the same loops as rows, and in so much shared memory."""
 
 
-class GpuPlan(Plan):
-    """Groups as GPUs take them: long columns are not summed in loops over rows."""
-
-    def _joins(self, eqn: Eqn, group: Group) -> bool:
-        if not group.alone and self._mixes(eqn, group):
-            return False
-        return super()._joins(eqn, group)
-
-    def _mixes(self, eqn: Eqn, group: Group) -> bool:
-        """Return whether an eqn would bring loops over rows and too many sums of columns together.
-
-        What such loops sum down the columns is in memory that the block shares.
-        """
-        eqns = (*group.eqns, eqn)
-        summed = [e for e in eqns if self.reduction(e) == "column"]
-        if not summed or not any(self.is_by_rows(e, group) for e in eqns):
-            return False
-        columns = group.domain[-1] if group.domain else 1
-        if isinstance(columns, Scalar) or columns > SHARED_COLUMNS:
-            return True
-        return _shared_bytes(summed, columns) > SHARED_BYTES
-
-    def shared_bytes(self, group: Group) -> int:
-        """Return about how many bytes a part keeps in memory that its block shares."""
-        summed = [e for e in group.eqns if self.reduction(e) == "column"]
-        kept = sum(THREADS * e.out.dtype.itemsize for e in summed)  # for sums over threads
-        if summed and any(self.is_by_rows(e, group) for e in group.eqns):
-            kept += _shared_bytes(summed, group.domain[-1])
-        return kept
-
-    def is_by_rows(self, eqn: Eqn, group: Group) -> bool:
-        """Return whether an eqn needs loops over the rows of its group."""
-        kind = self.reduction(eqn)
-        shape = eqn.inputs[0].shape if kind != "other" or eqn.op is CHECK else eqn.out.shape
-        return kind == "row" or not same_shape(shape, group.domain)
-
-
-def _shared_bytes(summed: Sequence[Eqn], columns: int) -> int:
-    return sum(WARPS * columns * max(4, eqn.out.dtype.itemsize) for eqn in summed)
-
-
-class CudaNests(Emitter):
-    """Emits kernels; what it shares with the Numba emitter is how elements are written."""
-
-    def __init__(self, graph: Graph, updates: dict[int, int], kinds: dict[str, bool]) -> None:
-        super().__init__(graph, updates, kinds)
-        self.plan: GpuPlan = GpuPlan(graph, updates)
-        self.step = CudaStep()
-        self.scratch: list[tuple[str, Count, int]] = []
-        self.n_parts = 0
-        self._start()
-
-    def _start(self) -> None:
-        """Begin the text of a part."""
-        self.top = Scope(None, frozenset(), 1)
-        self.shared_lines: list[str] = []
-        self.blocks: Count = lambda env: 1
-        self.clears: list[tuple[str, Count]] = []  # what is 0 before the part runs, in bytes
-
-    # Numbers of a call
-
-    def number(self, text: str, dtype: Any = None) -> str:
-        """Return the name of a scalar expression, which the host works out."""
-        key = f"{cast_of(dtype)}({text})" if dtype is not None else text
-        if key.isdigit():
-            return key
-        if key not in self.numbers:
-            value = evaluator(text)
-            example = {name: 3 if whole else 2.5 for name, whole in self.kinds.items()}
-            whole = isinstance(value(example), int)
-            self.numbers[key] = f"k{len(self.numbers)}"
-            at = f"call[{1 + len(self.step.numbers)}]"
-            names = frozenset(re.findall(r"[A-Za-z_]\w*", text)) & self.kinds.keys()
-            self.step.numbers.append(Number(whole, value, names))
-            read = at if whole else f"nnx::f64_of({at})"
-            if dtype is not None:
-                read = f"nnx::cast<nnx::{cast_of(dtype)}>({read})"
-            self.head.append(f"const auto {self.numbers[key]} = {read};")
-        return self.numbers[key]
-
-    def _given(self, value: Count) -> str:
-        """Return the name of a whole number of the call that is no expression of its scalars."""
-        name = f"k{len(self.numbers)}"
-        self.numbers[f"={name}"] = name
-        at = f"call[{1 + len(self.step.numbers)}]"
-        self.step.numbers.append(Number(True, value))
-        self.head.append(f"const auto {name} = {at};")
-        return name
-
-    # Loops
-
-    def _loops(self, sizes: Sequence[Any], scope: Scope) -> tuple[list[str], Scope]:
-        """Open nested loops; the outermost are shared among the threads of a part."""
-        if scope.parent is not self.top:
-            return super()._loops(sizes, scope)
-        mine, before = blocks_for(count_of(shapes.size(sizes)), THREADS), self.blocks
-        self.blocks = lambda env: max(mine(env), before(env))
-        return self._spread("grid", sizes, scope)
-
-    def _spread(
-        self, kind: str, sizes: Sequence[Any], scope: Scope, *more: str
-    ) -> tuple[list[str], Scope]:
-        """Open one loop over all places of a shape; return the variables of its axes."""
-        n = self.size(shapes.size(sizes))
-        name = self._loop_name()
-        self.deps[name] = frozenset({name})
-        inside = ", ".join([n, *more])
-        scope = Scope(
-            scope, scope.loops | {name}, scope.depth + 1, f"for {name} in {kind}({inside}):"
-        )
-        return self._axes(name, sizes, scope), scope
-
-    def _axes(self, name: str, sizes: Sequence[Any], scope: Scope) -> list[str]:
-        """Return the variables of a shape's axes, from the number of an element."""
-        real = [a for a, n in enumerate(sizes) if not shapes.is_one(n)]
-        if len(real) == 1:
-            return [name if a in real else "0" for a in range(len(sizes))]
-        names = []
-        strides = self._strides(sizes)
-        for a, n in enumerate(sizes):
-            if a not in real:
-                names.append("0")
-                continue
-            part = name if shapes.is_one(strides[a]) else f"{name} // {self.size(strides[a])}"
-            if a != real[0]:
-                part = f"({part}) % {self.size(n)}"
-            i = self._loop_name()
-            self.deps[i] = self.deps[name]
-            scope.put(f"{i} = {part}")
-            names.append(i)
-        return names
-
-    def _leave(self, status: int, scope: Scope) -> None:
-        """Emit what a failed check does."""
-        scope.put(f"fail(call, status, {status})")
-        scope.put("return 0")
-
-    def _scratch(self, shape: Any, dtype: Any) -> str:
-        n = shapes.size(shape)
-        return self._work(dtype, count_of(n))
-
-    def _work(self, dtype: Any, n: Count) -> str:
-        name = f"s{len(self.scratch)}"
-        self.scratch.append((name, n, dtype.itemsize))
-        self.step.pointers[name] = cast_of(dtype)
-        return name
-
-    def _ticket(self, n: Count) -> str:
-        """Return the name of tickets, one each for n."""
-        self.step.tickets.append(n)
-        self.step.pointers[f"tickets{len(self.step.tickets) - 1}"] = "u32"
-        return f"tickets{len(self.step.tickets) - 1}"
+class CudaNests(CudaLoops):
+    """Emits groups."""
 
     # Groups
 
@@ -254,11 +97,6 @@ class CudaNests(Emitter):
         top.put(f"for {q} in rest(4 * fours, {n}):")
         for text in lines:
             top.put(f"    {text}")
-
-    def _body(self) -> Scope:
-        body = Scope(Scope(self.top, frozenset(), 1), frozenset(), 1)
-        body.fixed = True
-        return body
 
     def _elements(
         self, group: Group, targets: Sequence[Eqn], index: tuple[str, ...], inner: Scope,
@@ -359,24 +197,6 @@ class CudaNests(Emitter):
     @staticmethod
     def _first(team: str) -> str:
         return "lane()" if team == "warp" else "thread()"
-
-    def _summed(self, eqn: Eqn) -> Any:
-        """Return the type in which a reduction is worked out: that of 16 bits would lose digits."""
-        return dtypes.float32 if eqn.out.dtype.name in HALF else eqn.out.dtype
-
-    def _reducing(self, eqn: Eqn, total: str, text: str) -> tuple[str, str]:
-        """Return the start of a reduction, and its value with one more element."""
-        kind = self._summed(eqn)
-        text = self._as(text, eqn) if kind is eqn.out.dtype else f"{cast_of(kind)}({text})"
-        return reducing(eqn, total, text, kind)
-
-    def _joined(self, eqn: Eqn, total: str, text: str) -> tuple[str, str]:
-        """Return the same for an element that is a reduction of others."""
-        return reducing(eqn, total, text, self._summed(eqn))
-
-    def _total(self) -> str:
-        self.count += 1
-        return f"a{self.count - 1}"
 
     def _row_values(
         self, group: Group, targets: Sequence[Eqn], index: list[str], row_scope: Scope,
@@ -482,89 +302,6 @@ class CudaNests(Emitter):
             top.put(f"    if thread() < {width} and {column} < {n}:")
             top.put(f"        {self.pointer[eqn.out]}[{column}] = {total}")
         sums.end(top)
-
-    # Eqns of their own
-
-    def _general_reduction(self, eqn: Eqn) -> None:
-        """Emit a reduction over any axes: a warp takes a result, its lanes what goes into it."""
-        x, out, chooses = eqn.inputs[0], eqn.out, eqn.op.name in ("argmax", "argmin")
-        axes = shapes.normalize_axes(eqn.attrs.get("axis"), len(x.shape))
-        kept = [a for a in range(len(x.shape)) if a not in axes]
-        body = self._body()
-        sizes = [x.shape[a] for a in kept]
-        self.blocks = blocks_for(count_of(shapes.size(sizes)), WARPS)
-        names, scope = self._spread("rows", sizes, body)
-        total, place = self._total(), f"p{self.count}"
-        largest = eqn.op.name == "argmax"
-        if chooses:
-            scope.put(f"{total} = {_worst(x.dtype, largest)}")
-            scope.put(f"{place} = i64(-1)")
-        else:
-            scope.put(f"{total} = {self._joined(eqn, total, '')[0]}")
-        inner_names, inner = self._spread("lanes", [x.shape[a] for a in axes], scope)
-        at_of = dict(zip([*kept, *axes], [*names, *inner_names], strict=True))
-        text = self.value(x, tuple(at_of[a] for a in range(len(x.shape))), inner)
-        if chooses:
-            if x.dtype.name in HALF:
-                text = f"f32({text})"
-            at = self.flat([x.shape[a] for a in axes], inner_names)
-            inner.put(f"if is_better_{eqn.op.name}({text}, i64({at}), {total}, {place}):")
-            inner.put(f"    {total} = {text}")
-            inner.put(f"    {place} = i64({at})")
-        else:
-            inner.put(f"{total} = {self._reducing(eqn, total, text)[1]}")
-        self._close(inner, scope)
-        if chooses:
-            scope.put(f"{place} = place_over_warp_{eqn.op.name}({total}, {place})")
-        else:
-            scope.put(f"{total} = over_warp_{eqn.op.name}({total})")
-        parts = iter(names)
-        if eqn.attrs.get("keepdims"):
-            at_out = ["0" if a in axes else next(parts) for a in range(len(x.shape))]
-        else:
-            at_out = list(parts)
-        result = place if chooses else total
-        scope.put("if lane() == 0:")
-        scope.put(f"    {self.pointer[out]}[{self.flat(out.shape, at_out)}] = {result}")
-        self._close(scope, body)
-        self.top.lines += body.lines
-
-    def _zeros(self, eqn: Eqn) -> None:
-        n, width = count_of(shapes.size(eqn.out.shape)), eqn.out.dtype.itemsize
-        self.clears.append((self.pointer[eqn.out], lambda env: n(env) * width))
-
-    def _places(
-        self, sizes: Sequence[Any], together: range, scope: Scope, adds: bool
-    ) -> tuple[list[str], Scope]:
-        if not adds:
-            return self._loops(sizes, scope)
-        # What may go to the same place is added by one thread, in order.
-        rest = [a for a in range(len(sizes)) if a not in together]
-        own, scope = self._loops([sizes[a] for a in rest], scope)
-        inner, scope = self._loops([sizes[a] for a in together], scope)
-        names = dict(zip([*rest, *together], [*own, *inner], strict=True))
-        return [names[a] for a in range(len(sizes))], scope
-
-    def _draw(self, eqn: Eqn) -> None:
-        attrs, out = eqn.attrs, eqn.out
-        kind = attrs["kind"]
-        seed, stream, block = (self.number(attrs[k].text) for k in ("seed", "stream", "block"))
-        n, place = self.size(shapes.size(out.shape)), self.pointer[out]
-        count = count_of(shapes.size(out.shape))
-        sorts = kind == "permutation"
-        keys = self._scratch(out.shape, dtypes.uint64) if sorts else place
-        lines = drawn(kind, attrs["settings"], out.dtype, keys, n, (seed, stream, block))
-        head = re.fullmatch(r"for q in range\((.*)\):", lines[0])
-        assert head is not None
-        shared_by = "threads" if sorts else "grid"
-        self.top.put(f"for q in {shared_by}({head[1]}):")
-        for text in lines[1:]:
-            self.top.put(text)
-        self.blocks = (lambda env: 1) if sorts else blocks_for(count, THREADS)
-        if sorts:
-            spare = self._scratch(out.shape, dtypes.int64)
-            for text in _sorted(place, keys, spare, n):
-                self.top.put(text)
 
 
 class _Sums:
@@ -677,37 +414,8 @@ class _SharedColumns:
         ]
 
 
-def _worst(dtype: Any, largest: bool) -> str:
-    """Return what every number of a type is better than, or as good."""
-    if not dtype.is_floating:
-        return lowest(dtype, largest)
-    kind = dtypes.float32 if dtype.name in HALF else dtype
-    return f"{cast_of(kind)}({'-' if largest else ''}inf)"
-
-
 def _moves_in_step(lines: Sequence[str], q: str) -> bool:
     """Return whether a loop uses its variable only as the place of elements, with one to a line."""
     code = "\n".join(text.strip() for text in lines if not text.strip().startswith("#"))
     places = len(re.findall(rf"^\w+\[{q}\] = |^\w+ = \w+\[{q}\]$", code, re.MULTILINE))
     return bool(code) and len(re.findall(rf"\b{q}\b", code)) == places
-
-
-def _sorted(out: str, keys: str, spare: str, n: str) -> list[str]:
-    """Return lines by which a block sorts n keys: their order, equal ones by index.
-
-    A merge sort, whose merges of one width are shared among the threads.
-    """
-    return [
-        f"for c in threads({n}):",
-        f"    {out}[c] = c",
-        "sync()",
-        "width = 1",
-        f"while width < {n}:",
-        f"    for q in threads(({n} + 2 * width - 1) // (2 * width)):",
-        *(f"        {text}" for text in merge(out, keys, spare, n)),
-        "    sync()",
-        f"    for c in threads({n}):",
-        f"        {out}[c] = {spare}[c]",
-        "    sync()",
-        "    width *= 2",
-    ]

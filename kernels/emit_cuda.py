@@ -1,7 +1,7 @@
 """The CUDA emitter: a lowered graph becomes kernels of CUDA C++, products, and their order.
 
-Parts (`nnx.kernels.cuda_nests`) that do not wait for each other share a kernel, each with blocks of
-its own. A part that replaces an input does nothing once a check has failed.
+Parts (`nnx.kernels.cuda_nests`, `cuda_singles`) that do not wait for each other share a kernel,
+each with blocks of its own. A part that replaces an input does nothing once a check has failed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 from nnx import shapes
 from nnx.graph import CHECK, Eqn, Graph, Var
-from nnx.kernels.cuda_nests import CudaNests
 from nnx.kernels.cuda_passes import GEMM
+from nnx.kernels.cuda_singles import CudaSingles
 from nnx.kernels.cuda_step import (
     RESIDENT,
     THREADS,
@@ -43,7 +43,7 @@ def emit(graph: Graph, updates: dict[int, int], kinds: dict[str, bool]) -> CudaS
     return CudaEmitter(graph, updates, kinds).kernels()
 
 
-class CudaEmitter(CudaNests):
+class CudaEmitter(CudaSingles):
     """Emits kernels; what it shares with the Numba emitter is how elements are written."""
 
     # The whole

@@ -8,7 +8,8 @@ from typing import Any
 
 from nnx import costs
 from nnx.graph import Var
-from nnx.kernels.cuda_program import CudaProgram, Setting
+from nnx.kernels.cuda_program import CudaProgram
+from nnx.kernels.cuda_setting import Setting
 from nnx.kernels.cuda_step import Launch, Product
 from nnx.op import OPS
 from nnx.profile import Part

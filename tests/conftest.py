@@ -7,6 +7,8 @@ import pytest
 
 # JAX has 64-bit types only where this is set before it loads.
 os.environ.setdefault("JAX_ENABLE_X64", "1")
+# What was asked of this run, such as to share it among processes, is not for those that it starts.
+os.environ.pop("PYTEST_ADDOPTS", None)
 
 import nnx
 from nnx.op import OPS

@@ -7,7 +7,7 @@ import timeit
 import numpy as np
 
 from nnx.backends.numba_backend import NumbaBackend
-from nnx.kernels import cuda_program as programs
+from nnx.kernels import cuda_setting
 from nnx.kernels.cuda_program import CudaProgram
 from nnx.places import HostArrays
 from tests.cuda_on_cpu import Guarded, Module
@@ -24,7 +24,7 @@ class Memory:
         self.address = start + -start % 256
 
 
-class Apart(programs.Setting):
+class Apart(cuda_setting.Setting):
     """A step whose memory is laid out part by part, so that what leaves its own part is found.
 
     What is not said to be 0 at first is NaN.

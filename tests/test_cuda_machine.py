@@ -17,8 +17,9 @@ import pytest
 import nnx
 from nnx.kernels import cublaslt, nvrtc, products_gpu
 from nnx.kernels.cuda_machine import RING_BYTES, CupyMachine
+from nnx.kernels.cuda_matrices import Matrices
 from nnx.kernels.cuda_passes import products
-from nnx.kernels.cuda_program import CudaProgram, Matrices
+from nnx.kernels.cuda_program import CudaProgram
 from nnx.kernels.products_gpu import Gpu
 from nnx.places import HostArrays
 from tests import cuda_on_cpu

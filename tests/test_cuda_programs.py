@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import nnx
-from nnx.kernels.cuda_program import matrices
+from nnx.kernels.cuda_matrices import matrices
 from nnx.kernels.cuda_step import Launch, Product
 from tests import cuda_on_cpu
 from tests.cuda_machine import cuda_program

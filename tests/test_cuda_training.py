@@ -11,7 +11,8 @@ import pytest
 
 import nnx
 from nnx import nn, optim, random
-from nnx.kernels import cuda_program
+from nnx.kernels import cuda_program, cuda_setting
+from nnx.kernels.cuda_step import Launch
 from tests import cuda_on_cpu
 from tests.cuda_machine import Machine
 from tests.cuda_on_cpu import ORDERS
@@ -224,7 +225,7 @@ def test_a_thousand_replays_take_no_memory(emulated):
         small(*batch(i))
     assert machine.replays == replayed + 1000 * graphs(program)
     assert machine.allocated == allocated
-    kernels = sum(isinstance(run, cuda_program.Launch) for run in program.step.runs)
+    kernels = sum(isinstance(run, Launch) for run in program.step.runs)
     assert machine.launches == launched + 1000 * kernels
     # The host gives each call its numbers, and nothing else.
     assert machine.uploaded == 1000 * 8 * program.row
@@ -299,10 +300,10 @@ def test_the_settings_and_captures_that_are_kept_are_few(emulated):
         small(*batch(0, n))
     (program,) = emulated
     assert len(program._settings) == cuda_program.SIZES_KEPT
-    for _ in range(cuda_program.CAPTURES_KEPT + 3):
+    for _ in range(cuda_setting.CAPTURES_KEPT + 3):
         small.model.load_state_dict(small.model.state_dict())
         small(*batch(0, 5))
-    assert all(len(s._seen) <= cuda_program.CAPTURES_KEPT for s in program._settings.values())
+    assert all(len(s._seen) <= cuda_setting.CAPTURES_KEPT for s in program._settings.values())
 
 
 def test_parameters_in_other_memory_are_captured_anew(emulated):

@@ -123,7 +123,9 @@ def test_float16_is_compiled(device):
     np.testing.assert_allclose(out.numpy().astype("f4"), exact, atol=5e-3)
 
 
-def test_profile_names_kernels_and_products_and_changes_nothing(device):
+def test_profile_names_kernels_and_products_and_changes_nothing(device, monkeypatch):
+    rates = {"products": {"all threads": 1.0}, "memory": [[100.0, 40.0], [10_000.0, 10.0]]}
+    monkeypatch.setattr("nnx.rates.of_device", lambda device: rates)
     here = Trained(device)
     here.step(here.x, here.y)
     before = here.weights()

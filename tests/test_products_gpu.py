@@ -22,7 +22,7 @@ from nnx.errors import DeviceError, DTypeError, ShapeError
 from nnx.kernels import cache, choices, cublaslt, products_gpu
 from nnx.kernels.cublaslt import MatmulDesc, MatmulPref, MatrixLayout
 from nnx.kernels.cuda_machine import CupyMachine
-from nnx.kernels.cuda_program import Matrices
+from nnx.kernels.cuda_matrices import Matrices
 from nnx.kernels.problems_gpu import Description, preference
 from nnx.kernels.products_gpu import (
     EPILOGUES,

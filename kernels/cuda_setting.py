@@ -1,0 +1,341 @@
+"""A step on a GPU for one set of sizes: its memory, its launches, and their replay.
+
+A step is first launched kernel by kernel, which also loads and tunes them. When it comes again
+with the same parameters it is captured as CUDA graphs, and from then on replayed: what changes
+between calls lies in memory that does not move, numbers in a row of their own, arguments and
+results in buffers that are copied to and from. Many steps over rows on the device are one replay
+after the other, without a look at the host.
+
+What touches the GPU is a machine (`nnx.kernels.cuda_machine`), so that all of this also runs where
+there is none:
+
+- ``load(source)`` returns the kernels of a text by name;
+- ``memory(n)`` returns n bytes, all 0, with their ``address``;
+- ``launch(kernel, blocks, arguments)`` runs a kernel on addresses;
+- ``multiply(product)`` runs a `Matrices`;
+- ``copy(target, source, n)`` and ``clear(target, n)`` move and zero bytes on the device;
+- ``upload(target, array)`` copies a host array, ``download(source, n)`` returns int64 words, and
+  ``mark(source, n)`` a function that does, waiting for no more than was started before it;
+- ``capture(function)`` returns a function that starts again all that this one starts, or None;
+- ``has_narrow_products`` tells whether TF32, bfloat16 and float16 products are faster there;
+- ``seconds(function)`` times what a function starts;
+- ``scope()`` is the context in which its device is current, ``lock`` is held while a step is
+  started: steps share streams, captures and the memory of products;
+- ``arrays`` makes arrays and tells where they are: see `nnx.places.HostArrays`.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from nnx import dtypes
+from nnx.kernels.cuda_matrices import matrices
+from nnx.kernels.cuda_step import THREADS, Launch
+from nnx.scalar import Env, resolve
+
+if TYPE_CHECKING:
+    from nnx.kernels.cuda_program import CudaProgram
+
+ALIGNMENT = 256
+CAPTURES_KEPT = 8
+"""How many graphs are kept."""
+STEPS_AT_ONCE = 16
+"""Steps in one graph, where the rows are on the device."""
+STATUS_WORDS = 2
+"""Why a check failed, 0 where none did; and in which step."""
+
+
+class Column(NamedTuple):
+    """An argument cut from rows on the device: where they are, the bytes of one, its input."""
+
+    source: int
+    width: int
+    index: int
+
+
+class Setting:
+    """A step for one set of sizes: its table, and the memory between its kernels."""
+
+    def __init__(self, program: CudaProgram, env: Env) -> None:
+        self.program = program
+        step, machine, graph = program.step, program.machine, program.graph
+        slots = program.emitted
+        self.table = np.zeros(slots.size, np.int64)
+        self.numbers = self.table.view(np.float64)
+        self.sizes = {name: env[name] for name in program.sized}
+        self._bytes = [_bytes_of(x, env) for x in (*graph.inputs, *graph.outputs)]
+        self._n_inputs = len(graph.inputs)
+        wanted = [(name, n(env) * width) for name, n, width in step.buffers]
+        wanted += [(f"tickets{i}", 4 * n(env)) for i, n in enumerate(step.tickets)]
+        wanted += [("call", 8 * program.row), ("status", 8 * STATUS_WORDS)]
+        self.memory, self._places = self._laid_out(wanted)
+        self._fixed: Any = None
+        self._blocks = [
+            sum(p.blocks(env) for p in run.parts) if isinstance(run, Launch) else 0
+            for run in step.runs
+        ]
+        self._words = program.numbers_of(env)
+        self._seen: dict[Any, Any] = {}
+        self._machine = machine
+
+    def _laid_out(self, wanted: Sequence[tuple[str, int]]) -> tuple[Any, dict[str, int]]:
+        """Return one memory for parts of these sizes in bytes, and where each is."""
+        total, offsets = 0, {}
+        for name, size in wanted:
+            offsets[name] = total
+            total += -(-max(size, 1) // ALIGNMENT) * ALIGNMENT
+        memory = self.program.machine.memory(total)
+        self.bytes = total
+        return memory, {name: memory.address + at for name, at in offsets.items()}
+
+    def run(self) -> int:
+        """Run the step that the table describes; return its status."""
+        with self._machine.lock, self._machine.scope():
+            return self._run()
+
+    def _run(self) -> int:
+        program, machine, slots = self.program, self._machine, self.program.emitted
+        program.renew(self._words, self.env(self.table))
+        machine.upload(self._places["call"], self._words)
+        addresses = self.table[slots.first : slots.last].tolist()
+        key, starts, moved_in, moved_out = self._replay(addresses)
+        for target, i in moved_in:
+            machine.copy(target, addresses[i], self._bytes[i])
+        status = None
+        for k, start in enumerate(starts):
+            start()
+            if k == 0 and program.step.has_checks:
+                # The host waits for the checks alone; the rest of the step goes on meanwhile.
+                status = machine.mark(self._places["status"], STATUS_WORDS)
+        for source, i in moved_out:
+            machine.copy(addresses[i], source, self._bytes[i])
+        self._seen.setdefault(key, None)  # only now: what failed halfway is not ready for a capture
+        return 0 if status is None else self._told(status())[0]
+
+    def env(self, table: Any) -> dict[str, Any]:
+        """Return the scalars of a call's table."""
+        found: dict[str, Any] = {}
+        for name, slot in self.program.emitted.scalars.items():
+            whole = self.program.kinds[name]
+            found[name] = int(table[slot]) if whole else float(table.view(np.float64)[slot])
+        return found
+
+    def _told(self, words: Any) -> tuple[int, int]:
+        """Return why a check failed, 0 if none did, and in which step; forget it."""
+        reason, step = words.tolist()
+        if reason:
+            self._machine.clear(self._places["status"], 8 * STATUS_WORDS)
+        return reason, step
+
+    def enqueue(self, places: dict[str, int], which: range | None = None) -> None:
+        """Start kernels and products of a step: every one, or those of some numbers."""
+        for i in range(len(self.program.step.runs)) if which is None else which:
+            self.start(i, places)
+
+    def start(self, i: int, places: dict[str, int]) -> None:
+        """Start the i-th kernel or product of a step."""
+        machine, run = self._machine, self.program.step.runs[i]
+        if isinstance(run, Launch):
+            given = [places[name] for name in ("call", "status", *run.params)]
+            for name, size in (clear for part in run.parts for clear in part.clears):
+                machine.clear(places[name], size(self.sizes))
+            machine.launch(self.program.kernels()[run.name], self._blocks[i], given)
+            return
+        for product in matrices(run, places, self.sizes):
+            if product.k == 0:
+                size = product.count * product.m * product.n
+                machine.clear(product.out, size * dtypes.as_dtype(product.out_dtype).itemsize)
+            elif product.m and product.n and product.count:
+                machine.multiply(product)
+
+    def ready(self) -> dict[str, int]:
+        """Return where everything is in the call that the table describes, its numbers written."""
+        program, slots = self.program, self.program.emitted
+        program.renew(self._words, self.env(self.table))
+        self._machine.upload(self._places["call"], self._words)
+        return program.named(self.table[slots.first : slots.last].tolist()) | self._places
+
+    # Replays
+
+    def _replay(self, addresses: list[int]) -> Any:
+        """Return a step's key, what starts it in turn, and what to copy to it and from it.
+
+        A step that has come before is two graphs, if it could be captured: of what comes up to the
+        last check, and of the rest.
+        """
+        program = self.program
+        n = self._n_inputs
+        moving = program.moving
+        outputs = addresses[n:]
+        direct = sorted(program.steady)
+        held = [addresses[i] for i in range(n) if i not in moving]
+        key = (tuple(held), tuple((k, outputs[k]) for k in direct))
+        if key not in self._seen:
+            while len(self._seen) >= CAPTURES_KEPT:
+                self._seen.pop(next(iter(self._seen)))
+            # Launched where the capture will have it: products are tuned for these addresses.
+            return (key, *self._moved(addresses, direct))
+        if self._seen[key] is None:
+            starts, *moves = self._moved(addresses, direct)
+            graphs = list(itertools.takewhile(bool, map(self._machine.capture, starts)))
+            self._seen[key] = (graphs if len(graphs) == len(starts) else starts, *moves)
+        return (key, *self._seen[key])
+
+    def fixed(self) -> dict[str, int]:
+        """Return where arguments and results are while a graph runs."""
+        if self._fixed is None:
+            n, program = self._n_inputs, self.program
+            wanted = [(f"x{i}", self._bytes[i]) for i in sorted(program.moving)]
+            wanted += [
+                (f"y{k}", self._bytes[n + k]) for k in range(len(self._bytes) - n)
+                if k not in program.updates
+            ]  # fmt: skip
+            before = self.bytes
+            self._fixed = self._laid_out(wanted)
+            self.bytes += before
+        return self._fixed[1]  # type: ignore[no-any-return]
+
+    def _moved(self, addresses: list[int], direct: Sequence[int]) -> Any:
+        """Return what starts the step in buffers, and what to copy to it and from it."""
+        program, n, fixed = self.program, self._n_inputs, self.fixed()
+        moved_in = [(fixed[f"x{i}"], i) for i in sorted(program.moving)]
+        moved_out = [
+            (fixed[f"y{k}"], n + k) for k in range(len(addresses) - n)
+            if k not in program.updates and k not in direct
+        ]  # fmt: skip
+        places = list(addresses)
+        for at, i in (*moved_in, *moved_out):
+            places[i] = at
+        named = program.named(places) | self._places
+        n_runs, checked = len(program.step.runs), program.step.checked
+        parts = [range(checked), range(checked, n_runs)]
+        starts = [functools.partial(self.enqueue, named, part) for part in parts if part]
+        return starts, moved_in, moved_out
+
+    # Many steps
+
+    def run_steps(
+        self, n: int, batch: int, order: Any, columns: Sequence[Column],
+        results: Sequence[tuple[int, int, int]], words: Any, slots: Sequence[int],
+    ) -> tuple[int, int]:  # fmt: skip
+        """Run n steps over batches of the rows ``order``; return how many were done, the status.
+
+        ``results`` names outputs: position, address of the first step's, bytes of one; row s of
+        ``words`` has what the table's ``slots`` hold in step s.
+        """
+        with self._machine.lock, self._machine.scope():
+            return self._run_steps(n, batch, order, columns, results, words, slots)
+
+    def _run_steps(
+        self, n: int, batch: int, order: Any, columns: Sequence[Any],
+        results: Sequence[tuple[int, int, int]], words: Any, slots: Sequence[int],
+    ) -> tuple[int, int]:  # fmt: skip
+        program, machine = self.program, self._machine
+        table = self.table.copy()
+        rows = np.zeros((n, program.row), np.int64)
+        for s in range(n):
+            table[slots] = words[s]
+            program.renew(self._words, self.env(table), s)
+            rows[s] = self._words
+        many = self._many(batch, [Column(*column) for column in columns], results)
+        order = np.ascontiguousarray(order, np.int64)
+        done = 0
+        while done < n:
+            count = STEPS_AT_ONCE if n - done >= STEPS_AT_ONCE else 1
+            machine.upload(many.rows, rows[done : done + count])
+            machine.upload(many.order, order[done * batch : (done + count) * batch])
+            many.run(count)
+            for (_, target, size), source in zip(results, many.results, strict=True):
+                machine.copy(target + done * size, source, count * size)
+            done += count
+        status = machine.download(self._places["status"], STATUS_WORDS)
+        reason, step = self._told(status)
+        return (step, reason) if reason else (n, 0)
+
+    def _many(
+        self, batch: int, columns: Sequence[Column], results: Sequence[tuple[int, int, int]]
+    ) -> _Many:
+        program, slots = self.program, self.program.emitted
+        addresses = self.table[slots.first : slots.last].tolist()
+        held = tuple(addresses[i] for i in range(self._n_inputs) if i not in program.moving)
+        held += tuple(addresses[self._n_inputs + k] for k in sorted(program.steady))
+        key = ("many", batch, held, tuple(columns), tuple((k, size) for k, _, size in results))
+        found = self._seen.get(key)
+        if found is None:
+            while len(self._seen) >= CAPTURES_KEPT:
+                self._seen.pop(next(iter(self._seen)))
+            found = self._seen[key] = _Many(self, addresses, batch, columns, results)
+        return found  # type: ignore[no-any-return]
+
+    def places_of_step(self, addresses: Sequence[int]) -> dict[str, int]:
+        """Return where everything is in a step whose arguments and results are in buffers.
+
+        What is steady, such as gradients, is where it is: the last step's is what the caller finds.
+        """
+        steady = {f"y{k}" for k in self.program.steady}
+        buffers = {name: at for name, at in self.fixed().items() if name not in steady}
+        return self.program.named(addresses) | self._places | buffers
+
+    def gather(self, target: int, column: Column, order: int, n: int) -> None:
+        """Start the copy of n rows, whose numbers are at ``order``."""
+        width = next(w for w in (16, 8, 4, 1) if column.width % w == 0)
+        blocks = max(1, -(-n * (column.width // width) // THREADS))
+        gather = self.program.kernels()["gather"]
+        given = [target, column.source, order, n, column.width]
+        self._machine.launch(gather, blocks, given)
+
+
+class _Many:
+    """Steps on rows of the device, one after the other: graphs of one, and of several."""
+
+    def __init__(
+        self, setting: Setting, addresses: Sequence[int], batch: int, columns: Sequence[Column],
+        results: Sequence[tuple[int, int, int]],
+    ) -> None:  # fmt: skip
+        self._setting, self._columns, self._batch = setting, columns, batch
+        row = 8 * setting.program.row
+        wanted = [("rows", STEPS_AT_ONCE * row), ("order", STEPS_AT_ONCE * batch * 8)]
+        wanted += [(f"result{k}", STEPS_AT_ONCE * size) for k, _, size in results]
+        self._memory, at = setting._laid_out(wanted)
+        self.rows, self.order = at["rows"], at["order"]
+        self.results = [at[f"result{k}"] for k, _, _ in results]
+        self._outputs = [(k, size) for k, _, size in results]
+        self._places = setting.places_of_step(addresses)
+        self._graphs: dict[int, Any] = {}
+        self._warm = False
+
+    def run(self, count: int) -> None:
+        """Start so many steps."""
+        if not self._warm:
+            self._enqueue(count)
+            self._warm = True
+            return
+        if count not in self._graphs:
+            self._graphs[count] = self._setting._machine.capture(lambda: self._enqueue(count))
+        graph = self._graphs[count]
+        if graph is None:
+            self._enqueue(count)
+        else:
+            graph()
+
+    def _enqueue(self, count: int) -> None:
+        setting, places, row = self._setting, self._places, 8 * self._setting.program.row
+        for s in range(count):
+            for column in self._columns:
+                target = places[f"x{column.index}"]
+                setting.gather(target, column, self.order + 8 * s * self._batch, self._batch)
+            setting.enqueue(places | {"call": self.rows + s * row})
+            for (k, size), start in zip(self._outputs, self.results, strict=True):
+                setting._machine.copy(start + s * size, places[f"y{k}"], size)
+
+
+def _bytes_of(x: Any, env: Env) -> int:
+    n = 1
+    for size in resolve(tuple(x.shape), env):
+        n *= size
+    return n * int(x.dtype.itemsize)
