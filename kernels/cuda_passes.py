@@ -7,24 +7,13 @@ from typing import Any
 from nnx import dtypes
 from nnx.dtypes import DType
 from nnx.graph import Eqn, Graph, Var, same_shape
+from nnx.kernels.cuda_gemm import GEMM
+from nnx.kernels.cuda_narrow import narrowed
 from nnx.kernels.groups import is_view
-from nnx.op import OPS, Op
+from nnx.op import OPS
+from nnx.passes import dead_code
 from nnx.scalar import Scalar
 
-
-def _gemm(xp: Any, x: Any, y: Any, /, *bias: Any, compute: str, relu: bool, dtype: Any) -> Any:
-    """A product of matrices, with a bias to each row of the result, and no number below 0."""
-    native = xp.native(dtype)
-    out = xp.matmul(xp.astype(x, native), xp.astype(y, native))
-    if bias:
-        out = xp.add(out, bias[0])
-    return xp.maximum(out, 0) if relu else out
-
-
-GEMM = Op(
-    "gemm", "contract", lambda x, y, *bias, **attrs: OPS["matmul"].shape(x, y), _gemm, None,
-    _gemm.__doc__ or "", dtype="attr",
-)  # fmt: skip
 COMPUTE = {"float16": "float32", "bfloat16": "float32", "float64": "float64"}
 """In which precision products of other types than float32 are summed."""
 NARROW = {"medium": dtypes.bfloat16, "float16": dtypes.float16}
@@ -37,9 +26,12 @@ def products(graph: Graph, precision: str, machine: Any) -> Graph:
     ``precision`` is how float32 is multiplied: "highest" as it is, "high" as TF32, "medium" as
     bfloat16, "float16" as that, each summed in float32; as it is on a machine without
     ``has_narrow_products``. A bias, and relu after it, become part of the product before them,
-    where nothing else reads that.
+    where nothing else reads that. What is between narrow products is kept narrow
+    (`nnx.kernels.cuda_narrow`).
     """
-    return _Products(graph, precision if machine.has_narrow_products else "highest").run()
+    precision = precision if machine.has_narrow_products else "highest"
+    found = _Products(graph, precision).run()
+    return narrowed(found, NARROW[precision]) if precision in NARROW else found
 
 
 class _Products:
@@ -63,7 +55,7 @@ class _Products:
                 self._product(last[eqn])
             elif eqn not in inner:
                 self.eqns.append(eqn)
-        return self.graph.with_eqns(self.eqns)
+        return dead_code(self.graph.with_eqns(self.eqns))  # views whose converted twins are read
 
     def _kind(self, eqn: Eqn) -> tuple[DType, str]:
         """Return the type of a product's factors, and in which precision it is summed."""

@@ -17,9 +17,17 @@ class GpuPlan(Plan):
     """Groups as GPUs take them: long columns are not summed in loops over rows."""
 
     def _joins(self, eqn: Eqn, group: Group) -> bool:
-        if not group.alone and self._mixes(eqn, group):
+        if not group.alone and any(self._mixes(e, group) for e in (eqn, *self._sums_of(eqn))):
             return False
         return super()._joins(eqn, group)
+
+    def _sums_of(self, eqn: Eqn) -> list[Eqn]:
+        """Return the sums of columns that are all that reads a widened value: it is read as it was
+        by their own loops, not stored by others.
+        """
+        readers = self.readers.get(eqn.out, [])
+        widens = eqn.op.name == "astype" and eqn.inputs[0].dtype.bits < eqn.out.dtype.bits
+        return readers if widens and all(self.reduction(e) == "column" for e in readers) else []
 
     def _mixes(self, eqn: Eqn, group: Group) -> bool:
         """Return whether an eqn would bring loops over rows and too many sums of columns together.

@@ -3,8 +3,9 @@
 A step is first launched kernel by kernel, which also loads and tunes them. When it comes again
 with the same parameters it is captured as CUDA graphs, and from then on replayed: what changes
 between calls lies in memory that does not move, numbers in a row of their own, arguments and
-results in buffers that are copied to and from. Many steps over rows on the device are one replay
-after the other, without a look at the host.
+results in buffers that are copied to and from. Where those copies would take longer than launches,
+nothing is captured. Many steps over rows on the device are one replay after the other, without a
+look at the host.
 
 What touches the GPU is a machine (`nnx.kernels.cuda_machine`), so that all of this also runs where
 there is none:
@@ -28,7 +29,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 ALIGNMENT = 256
 CAPTURES_KEPT = 8
 """How many graphs are kept."""
+MOST_COPIED_BYTES = 32 << 20
+"""Of arguments and results to and from buffers: about 20 us of copies on a GPU with 3 TB/s."""
 STEPS_AT_ONCE = 16
 """Steps in one graph, where the rows are on the device."""
 STATUS_WORDS = 2
@@ -114,7 +117,8 @@ class Setting:
                 status = machine.mark(self._places["status"], STATUS_WORDS)
         for source, i in moved_out:
             machine.copy(addresses[i], source, self._bytes[i])
-        self._seen.setdefault(key, None)  # only now: what failed halfway is not ready for a capture
+        if key is not None:  # only now: what failed halfway is not ready for a capture
+            self._seen.setdefault(key, None)
         return 0 if status is None else self._told(status())[0]
 
     def env(self, table: Any) -> dict[str, Any]:
@@ -166,22 +170,22 @@ class Setting:
         """Return a step's key, what starts it in turn, and what to copy to it and from it.
 
         A step that has come before is two graphs, if it could be captured: of what comes up to the
-        last check, and of the rest.
+        last check, and of the rest. One without a key is never captured.
         """
         program = self.program
+        if self._copied_bytes > MOST_COPIED_BYTES:
+            return None, self._starts(program.named(addresses) | self._places), (), ()
         n = self._n_inputs
         moving = program.moving
-        outputs = addresses[n:]
-        direct = sorted(program.steady)
         held = [addresses[i] for i in range(n) if i not in moving]
-        key = (tuple(held), tuple((k, outputs[k]) for k in direct))
+        key = (tuple(held), tuple(addresses[n + k] for k in sorted(program.steady)))
         if key not in self._seen:
             while len(self._seen) >= CAPTURES_KEPT:
                 self._seen.pop(next(iter(self._seen)))
             # Launched where the capture will have it: products are tuned for these addresses.
-            return (key, *self._moved(addresses, direct))
+            return (key, *self._moved(addresses))
         if self._seen[key] is None:
-            starts, *moves = self._moved(addresses, direct)
+            starts, *moves = self._moved(addresses)
             graphs = list(itertools.takewhile(bool, map(self._machine.capture, starts)))
             self._seen[key] = (graphs if len(graphs) == len(starts) else starts, *moves)
         return (key, *self._seen[key])
@@ -191,31 +195,39 @@ class Setting:
         if self._fixed is None:
             n, program = self._n_inputs, self.program
             wanted = [(f"x{i}", self._bytes[i]) for i in sorted(program.moving)]
-            wanted += [
-                (f"y{k}", self._bytes[n + k]) for k in range(len(self._bytes) - n)
-                if k not in program.updates
-            ]  # fmt: skip
+            wanted += [(f"y{k}", self._bytes[n + k]) for k in self._results()]
             before = self.bytes
             self._fixed = self._laid_out(wanted)
             self.bytes += before
         return self._fixed[1]  # type: ignore[no-any-return]
 
-    def _moved(self, addresses: list[int], direct: Sequence[int]) -> Any:
+    def _moved(self, addresses: list[int]) -> Any:
         """Return what starts the step in buffers, and what to copy to it and from it."""
         program, n, fixed = self.program, self._n_inputs, self.fixed()
         moved_in = [(fixed[f"x{i}"], i) for i in sorted(program.moving)]
-        moved_out = [
-            (fixed[f"y{k}"], n + k) for k in range(len(addresses) - n)
-            if k not in program.updates and k not in direct
-        ]  # fmt: skip
+        moved_out = [(fixed[f"y{k}"], n + k) for k in self._results()]
         places = list(addresses)
         for at, i in (*moved_in, *moved_out):
             places[i] = at
-        named = program.named(places) | self._places
-        n_runs, checked = len(program.step.runs), program.step.checked
-        parts = [range(checked), range(checked, n_runs)]
-        starts = [functools.partial(self.enqueue, named, part) for part in parts if part]
-        return starts, moved_in, moved_out
+        return self._starts(program.named(places) | self._places), moved_in, moved_out
+
+    def _starts(self, places: dict[str, int]) -> list[Callable[[], None]]:
+        """Return what starts the step up to its last check, and what starts the rest."""
+        step = self.program.step
+        parts = [range(step.checked), range(step.checked, len(step.runs))]
+        return [functools.partial(self.enqueue, places, part) for part in parts if part]
+
+    def _results(self) -> list[int]:
+        """Return the outputs that are neither new values of inputs nor steady."""
+        program = self.program
+        elsewhere = {*program.updates, *program.steady}
+        return [k for k in range(len(self._bytes) - self._n_inputs) if k not in elsewhere]
+
+    @functools.cached_property
+    def _copied_bytes(self) -> int:
+        """The bytes of arguments and results that a replay copies."""
+        results = [self._n_inputs + k for k in self._results()]
+        return sum(self._bytes[i] for i in (*self.program.moving, *results))
 
     # Many steps
 
@@ -277,9 +289,7 @@ class Setting:
 
         What is steady, such as gradients, is where it is: the last step's is what the caller finds.
         """
-        steady = {f"y{k}" for k in self.program.steady}
-        buffers = {name: at for name, at in self.fixed().items() if name not in steady}
-        return self.program.named(addresses) | self._places | buffers
+        return self.program.named(addresses) | self._places | self.fixed()
 
     def gather(self, target: int, column: Column, order: int, n: int) -> None:
         """Start the copy of n rows, whose numbers are at ``order``."""

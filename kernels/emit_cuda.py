@@ -13,7 +13,7 @@ from typing import Any
 
 from nnx import shapes
 from nnx.graph import CHECK, Eqn, Graph, Var
-from nnx.kernels.cuda_passes import GEMM
+from nnx.kernels.cuda_gemm import GEMM
 from nnx.kernels.cuda_singles import CudaSingles
 from nnx.kernels.cuda_step import (
     RESIDENT,
