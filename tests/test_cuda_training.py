@@ -187,6 +187,26 @@ def batch(i, n=8):
     return X[at], Y[at]
 
 
+def test_large_arguments_are_read_where_they_are(emulated, monkeypatch):
+    copied, copy = [], Machine.copy
+    monkeypatch.setattr(
+        Machine, "copy", lambda self, *given: (copied.append(given), copy(self, *given))
+    )
+    found = {}
+    for most in (0, 1 << 20):
+        monkeypatch.setattr(cuda_setting, "MOST_COPIED_BYTES", most)
+        small = Small()
+        losses = [small(*batch(i)) for i in range(STEPS)]
+        with pytest.raises(nnx.LabelError):
+            small(batch(0)[0], batch(0)[1] + 3)
+        found[most] = small.state() | {"losses": np.array(losses)}
+        # Neither rows and labels, nor the loss.
+        assert bool(copied) == bool(most)
+    assert same(*found.values())
+    direct, copying = emulated
+    assert direct.machine.replays == 0 < copying.machine.replays
+
+
 def test_a_first_launch_that_fails_is_launched_once_more_before_a_capture(emulated, monkeypatch):
     multiply, capture, failing, captured = Machine.multiply, Machine.capture, [True], []
 
