@@ -238,9 +238,11 @@ class CudaNests(CudaLoops):
             return max(-(-n_columns(env) // width), 1)
 
         def per_chunk(env: Env) -> int:
-            """Return how many rows a block takes: fewer where there are few blocks."""
+            """Return how many rows a block takes: so few that the blocks fill a GPU, for memory
+            answers late; but the last block is to add no more than 16 sums a thread.
+            """
             height = THREADS // width
-            most = max(2 * 128 // tiles(env), 1)
+            most = max(min(MOST_BLOCKS // tiles(env), 16 * height), 1)
             return max(-(-n_rows(env) // most), 4 * height)
 
         def chunks(env: Env) -> int:

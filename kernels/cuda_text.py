@@ -44,7 +44,11 @@ _LOOPS = {
     "rest": (
         "for (long long {0} = {1} + block * 256 + threadIdx.x; {0} < {2}; {0} += blocks * 256) {{"
     ),
-    "tile": "for (long long {0} = {1} + threadIdx.x / {3}; {0} < {2}; {0} += 256 / {3}) {{",
+    # Several numbers of a thread are on their way at a time.
+    "tile": (
+        '_Pragma("unroll 4") '
+        "for (long long {0} = {1} + threadIdx.x / {3}; {0} < {2}; {0} += 256 / {3}) {{"
+    ),
 }
 
 

@@ -136,7 +136,7 @@ static __device__ __forceinline__ void part1(long long block, long long blocks, 
         auto column = nnx::floor_mod(threadIdx.x, 4LL);
         auto total = nnx::cast<nnx::f32>(0.0);
         if ((column < 3LL)) {
-            for (long long b = 0LL + threadIdx.x / 4LL; b < blocks; b += 256 / 4LL) {
+            _Pragma("unroll 4") for (long long b = 0LL + threadIdx.x / 4LL; b < blocks; b += 256 / 4LL) {
                 total = nnx::sum_add(total, nnx::fresh(s1, ((b * 3LL) + column)));
             }
         }
@@ -213,7 +213,7 @@ static __device__ __forceinline__ void part3(long long block, long long blocks, 
     auto last = nnx::minimum((first + k4), nnx::cast<nnx::i64>(k0));
     auto a60 = nnx::cast<nnx::f32>(0.0);
     if ((i9 < 8LL)) {
-        for (long long i10 = first + threadIdx.x / 8LL; i10 < last; i10 += 256 / 8LL) {
+        _Pragma("unroll 4") for (long long i10 = first + threadIdx.x / 8LL; i10 < last; i10 += 256 / 8LL) {
             auto t56 = w0[((i10 * 8LL) + i9)];
             // %50: bool[B, 8] = greater(%0, 0)
             auto t57 = (t56 > nnx::cast<nnx::f32>(0.0));
@@ -232,7 +232,7 @@ static __device__ __forceinline__ void part3(long long block, long long blocks, 
     if (nnx::is_last((tickets1 + tile), k5)) {
         a60 = nnx::cast<nnx::f32>(0.0);
         if ((i9 < 8LL)) {
-            for (long long c = 0LL + threadIdx.x / 8LL; c < k5; c += 256 / 8LL) {
+            _Pragma("unroll 4") for (long long c = 0LL + threadIdx.x / 8LL; c < k5; c += 256 / 8LL) {
                 a60 = nnx::sum_add(a60, nnx::fresh(s2, ((c * 8LL) + i9)));
             }
         }

@@ -35,7 +35,7 @@ static __device__ __forceinline__ void part1(long long block, long long blocks, 
     // %10: f64[] = divide(%9, B)
     auto t11 = nnx::divide(nnx::cast<nnx::f64>(1.0), k5);
     if ((i3 < 1LL)) {
-        for (long long i4 = first + threadIdx.x / 1LL; i4 < last; i4 += 256 / 1LL) {
+        _Pragma("unroll 4") for (long long i4 = first + threadIdx.x / 1LL; i4 < last; i4 += 256 / 1LL) {
             auto t4 = w0[i4];
             // %4: f64[B, 1] = add(%3, captured3)
             auto t6 = (t4 + t5);
@@ -62,7 +62,7 @@ static __device__ __forceinline__ void part1(long long block, long long blocks, 
     if (nnx::is_last((tickets0 + tile), k3)) {
         a14 = nnx::cast<nnx::f64>(0.0);
         if ((i3 < 1LL)) {
-            for (long long c = 0LL + threadIdx.x / 1LL; c < k3; c += 256 / 1LL) {
+            _Pragma("unroll 4") for (long long c = 0LL + threadIdx.x / 1LL; c < k3; c += 256 / 1LL) {
                 a14 = nnx::sum_add(a14, nnx::fresh(s0, ((c * 1LL) + i3)));
             }
         }
@@ -113,7 +113,7 @@ static __device__ __forceinline__ void part3(long long block, long long blocks, 
     auto last = nnx::minimum((first + k7), nnx::cast<nnx::i64>(k4));
     auto a38 = nnx::cast<nnx::f64>(0.0);
     if ((i6 < 6LL)) {
-        for (long long i7 = first + threadIdx.x / 8LL; i7 < last; i7 += 256 / 8LL) {
+        _Pragma("unroll 4") for (long long i7 = first + threadIdx.x / 8LL; i7 < last; i7 += 256 / 8LL) {
             auto t17 = w0[((i7 * 6LL) + i6)];
             // %18: f64[B, 6] = multiply(4.0, %14)
             auto t18 = (nnx::cast<nnx::f64>(4.0) * t17);
@@ -166,7 +166,7 @@ static __device__ __forceinline__ void part3(long long block, long long blocks, 
     if (nnx::is_last((tickets2 + tile), k8)) {
         a38 = nnx::cast<nnx::f64>(0.0);
         if ((i6 < 6LL)) {
-            for (long long c = 0LL + threadIdx.x / 8LL; c < k8; c += 256 / 8LL) {
+            _Pragma("unroll 4") for (long long c = 0LL + threadIdx.x / 8LL; c < k8; c += 256 / 8LL) {
                 a38 = nnx::sum_add(a38, nnx::fresh(s2, ((c * 6LL) + i6)));
             }
         }

@@ -776,7 +776,7 @@ static __device__ __forceinline__ void part4(long long block, long long blocks, 
         auto column = nnx::floor_mod(threadIdx.x, 4LL);
         auto total = nnx::cast<nnx::f32>(0.0);
         if ((column < 3LL)) {
-            for (long long b = 0LL + threadIdx.x / 4LL; b < blocks; b += 256 / 4LL) {
+            _Pragma("unroll 4") for (long long b = 0LL + threadIdx.x / 4LL; b < blocks; b += 256 / 4LL) {
                 total = nnx::sum_add(total, nnx::fresh(s1, ((b * 3LL) + column)));
             }
         }
@@ -933,7 +933,7 @@ static __device__ __forceinline__ void part6(long long block, long long blocks, 
         auto column = nnx::floor_mod(threadIdx.x, 8LL);
         auto total = nnx::cast<nnx::f32>(0.0);
         if ((column < 8LL)) {
-            for (long long b = 0LL + threadIdx.x / 8LL; b < blocks; b += 256 / 8LL) {
+            _Pragma("unroll 4") for (long long b = 0LL + threadIdx.x / 8LL; b < blocks; b += 256 / 8LL) {
                 total = nnx::sum_add(total, nnx::fresh(s2, ((b * 8LL) + column)));
             }
         }
@@ -944,7 +944,7 @@ static __device__ __forceinline__ void part6(long long block, long long blocks, 
         column = nnx::floor_mod(threadIdx.x, 8LL);
         total = nnx::cast<nnx::f32>(0.0);
         if ((column < 8LL)) {
-            for (long long b = 0LL + threadIdx.x / 8LL; b < blocks; b += 256 / 8LL) {
+            _Pragma("unroll 4") for (long long b = 0LL + threadIdx.x / 8LL; b < blocks; b += 256 / 8LL) {
                 total = nnx::sum_add(total, nnx::fresh(s3, ((b * 8LL) + column)));
             }
         }
@@ -955,7 +955,7 @@ static __device__ __forceinline__ void part6(long long block, long long blocks, 
         column = nnx::floor_mod(threadIdx.x, 8LL);
         total = nnx::cast<nnx::f32>(0.0);
         if ((column < 8LL)) {
-            for (long long b = 0LL + threadIdx.x / 8LL; b < blocks; b += 256 / 8LL) {
+            _Pragma("unroll 4") for (long long b = 0LL + threadIdx.x / 8LL; b < blocks; b += 256 / 8LL) {
                 total = nnx::sum_add(total, nnx::fresh(s4, ((b * 8LL) + column)));
             }
         }
