@@ -105,3 +105,35 @@ def emulated():
         pytest.skip(reason)
     with emulation() as made:
         yield made
+
+
+@pytest.fixture
+def cache_folder(tmp_path, monkeypatch):
+    """A directory of its own, not made yet, for compiled code and choices."""
+    from nnx.kernels import cache
+
+    path = tmp_path / "cache"
+    monkeypatch.setenv("NNX_CACHE_DIR", str(path))
+    monkeypatch.setattr(cache, "_warned", set())
+    return path
+
+
+@pytest.fixture
+def cpu():
+    """cuBLASLt's functions in host memory; what is asked of them must be in order."""
+    from tests.cublaslt_on_cpu import CublasLtOnCpu
+
+    made = CublasLtOnCpu()
+    yield made
+    assert not made.faults
+
+
+@pytest.fixture(scope="session")
+def real_cublaslt():
+    """The real cuBLASLt, whose descriptors need no driver."""
+    from nnx.kernels import cublaslt
+
+    try:
+        return cublaslt.library()
+    except nnx.DeviceError as error:
+        pytest.skip(f"no cuBLASLt: {error}")
