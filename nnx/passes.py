@@ -9,8 +9,8 @@ from nnx import dtypes
 from nnx.device import Device
 from nnx.graph import CHECK, EFFECTS, Eqn, Graph, Var, same_shape
 from nnx.op import OPS, Rule
+from nnx.recorder import Recorder, Traced
 from nnx.scalar import Scalar
-from nnx.trace import Recorder, Traced
 
 KEPT = frozenset({"concat", "tile", "repeat", "astype", "getitem", "scatter_add"})
 """Ops that are no primitives of the standard and yet are left for the emitters."""

@@ -1,4 +1,7 @@
-"""The devices that tests run on: four everywhere, the others where they are installed."""
+"""The devices that tests run on, and what several files of tests start from.
+
+Four devices are everywhere, the others where they are installed.
+"""
 
 import os
 from importlib import util
@@ -105,3 +108,84 @@ def emulated():
         pytest.skip(reason)
     with emulation() as made:
         yield made
+
+
+@pytest.fixture
+def cache_folder(tmp_path, monkeypatch):
+    """A directory of its own, not made yet, for compiled code and choices."""
+    from nnx.kernels import cache
+
+    path = tmp_path / "cache"
+    monkeypatch.setenv("NNX_CACHE_DIR", str(path))
+    monkeypatch.setattr(cache, "_warned", set())
+    return path
+
+
+@pytest.fixture
+def cpu():
+    """cuBLASLt's functions in host memory; what is asked of them must be in order."""
+    from tests.cublaslt_on_cpu import CublasLtOnCpu
+
+    made = CublasLtOnCpu()
+    yield made
+    assert not made.faults
+
+
+@pytest.fixture(scope="session")
+def real_cublaslt():
+    """The real cuBLASLt, whose descriptors need no driver."""
+    from nnx.kernels import cublaslt
+
+    try:
+        return cublaslt.library()
+    except nnx.DeviceError as error:
+        pytest.skip(f"no cuBLASLt: {error}")
+
+
+@pytest.fixture
+def empty_directory(tmp_path, monkeypatch):
+    """A directory of its own to stand in, on a machine without settings."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("NNX_DEVICE", "NO_COLOR", "FORCE_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def nnx_command(capsys):
+    """Run a command in this process; return its status, stdout and stderr."""
+    from nnx.cli import main
+
+    def run(*words):
+        capsys.readouterr()
+        status = main([str(word) for word in words])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def succeed(nnx_command):
+    """Run a command that must succeed, and return its stdout."""
+
+    def run(*words):
+        status, out, err = nnx_command(*words)
+        assert status == 0, err
+        return out
+
+    return run
+
+
+@pytest.fixture
+def fail(nnx_command):
+    """Run a command that must fail with a status, and return its stderr: short, no traceback."""
+
+    def run(status, *words):
+        found, out, err = nnx_command(*words)
+        assert found == status, err
+        assert out == ""
+        _, error, text = err.partition("nnx: error: ")
+        assert error and len(text.splitlines()) <= 3, err
+        assert "Traceback" not in err
+        return err
+
+    return run

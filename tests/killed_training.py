@@ -1,4 +1,4 @@
-"""A training that is killed again and again, for tests/test_resume.py to run in a new process.
+"""A training killed again and again, for tests/test_resume_faults.py to run in a new process.
 
     python tests/killed_training.py FOLDER DEVICE SEED KILLS [steps|saving]
 

@@ -15,24 +15,6 @@ from nnx.errors import DeviceError
 from nnx.kernels import cublaslt, cuda_library
 from nnx.kernels.cublaslt import MatmulDesc, MatmulPref, MatrixLayout
 from tests.conftest import why_not
-from tests.cublaslt_on_cpu import CublasLtOnCpu
-
-
-@pytest.fixture(scope="session")
-def real():
-    """The real library, whose descriptors need no driver."""
-    try:
-        return cublaslt.library()
-    except DeviceError as error:
-        pytest.skip(f"no cuBLASLt: {error}")
-
-
-@pytest.fixture
-def cpu():
-    made = CublasLtOnCpu()
-    yield made
-    assert not made.faults
-
 
 # The header
 
@@ -161,8 +143,8 @@ def test_structures_are_those_of_the_header(header):
 # Errors of the real library
 
 
-def test_real_library_names_what_it_refuses(real):
-    layout = cublaslt.LayoutDescriptor(real, 0, 3, 7, 3)
+def test_real_library_names_what_it_refuses(real_cublaslt):
+    layout = cublaslt.LayoutDescriptor(real_cublaslt, 0, 3, 7, 3)
     wrong = MatmulDesc.EPILOGUE_AUX_LD  # no attribute of a layout has this number and size
     with pytest.raises(cublaslt.StatusError) as caught:
         layout[wrong] = 5
@@ -173,11 +155,11 @@ def test_real_library_names_what_it_refuses(real):
     )
 
 
-def test_real_library_without_a_driver_says_what_it_needs(real):
+def test_real_library_without_a_driver_says_what_it_needs(real_cublaslt):
     if why_not("cupy") is None:
         pytest.skip("there is a GPU")
     with pytest.raises(cublaslt.StatusError, match=r"cublasLtCreate answered CUBLAS_\w+ .*driver"):
-        real.handle(0)
+        real_cublaslt.handle(0)
 
 
 # Handles

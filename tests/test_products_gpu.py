@@ -1,34 +1,23 @@
-"""Products on the GPU: the row-major mapping, and the choice of an algorithm, kept on disk.
-
-Products run on `CublasLtOnCpu`, in host memory; those marked ``gpu`` on the real library.
-"""
+"""Products on the GPU: the row-major mapping, over `CublasLtOnCpu`, in host memory."""
 
 from __future__ import annotations
 
 import gc
 import itertools
-import json
 import os
 import re
-import sys
 import traceback
-import types as types
-import warnings
 
 import numpy as np
 import pytest
 
 from nnx.errors import DeviceError, DTypeError, ShapeError
-from nnx.kernels import cache, choices, cublaslt, products_gpu
+from nnx.kernels import cublaslt
 from nnx.kernels.cublaslt import MatmulDesc, MatmulPref, MatrixLayout
-from nnx.kernels.cuda_machine import CupyMachine
-from nnx.kernels.cuda_matrices import Matrices
 from nnx.kernels.problems_gpu import Description, preference
 from nnx.kernels.products_gpu import (
     EPILOGUES,
     WORKSPACE_BYTES,
-    Gpu,
-    NoAlgorithmError,
     Pointers,
     aux_bytes,
     bias_length,
@@ -36,49 +25,24 @@ from nnx.kernels.products_gpu import (
     packed,
     prepare,
 )
-from tests.conftest import why_not
-from tests.cublaslt_on_cpu import CublasLtOnCpu, decode, encode, gelu
+from tests.cublaslt_on_cpu import decode, gelu
+from tests.products import (
+    GPU,
+    TYPES,
+    WORKSPACE,
+    aligned,
+    assert_close,
+    derivative,
+    of_types,
+    operands,
+    product,
+    ready,
+    run,
+    timer,
+    vector,
+)
 
-GPU = Gpu(0, "A GPU", 90, 132)
-TYPES = [
-    ("float32", "float32", "float32"),
-    ("float32", "float32", "tf32"),
-    ("float64", "float64", "float64"),
-    ("float16", "float16", "float32"),
-    ("float16", "float32", "float32"),
-    ("bfloat16", "bfloat16", "float32"),
-    ("bfloat16", "float32", "float32"),
-]
-TOLERANCE = {"float64": 1e-13, "float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """An empty directory of choices for each test."""
-    path = tmp_path / "cache"
-    monkeypatch.setenv("NNX_CACHE_DIR", str(path))
-    monkeypatch.setattr(cache, "_warned", set())
-    return path
-
-
-@pytest.fixture
-def cpu():
-    made = CublasLtOnCpu()
-    yield made
-    assert not made.faults
-
-
-@pytest.fixture(scope="session")
-def real():
-    """The real library, whose descriptors need no driver."""
-    try:
-        return cublaslt.library()
-    except DeviceError as error:
-        pytest.skip(f"no cuBLASLt: {error}")
-
-
-def of_types(dtype_in, dtype_out, compute):
-    return {"dtype_in": dtype_in, "dtype_out": dtype_out, "compute": compute}
+pytestmark = pytest.mark.usefixtures("cache_folder")
 
 
 # Problems
@@ -146,9 +110,9 @@ def kinds():
 
 
 @pytest.mark.parametrize("problem", list(kinds()), ids=str)
-def test_real_descriptors_hold_the_problem(real, problem):
+def test_real_descriptors_hold_the_problem(real_cublaslt, problem):
     p = problem
-    made = Description(real, p)
+    made = Description(real_cublaslt, p)
     operation = made.operation
     compute = {"float32": 68, "tf32": 77, "float64": 70}[p.compute]
     number = {"float16": 2, "bfloat16": 14, "float32": 0, "float64": 1}
@@ -180,10 +144,10 @@ def test_real_descriptors_hold_the_problem(real, problem):
 @pytest.mark.parametrize(
     ("dtype_out", "mask"), [("float32", 7), ("float16", 2), ("bfloat16", 2)]
 )  # fmt: skip
-def test_real_preference_holds_workspace_alignment_and_exact_sums(real, dtype_out, mask):
+def test_real_preference_holds_workspace_alignment_and_exact_sums(real_cublaslt, dtype_out, mask):
     dtype_in = "bfloat16" if dtype_out == "bfloat16" else "float16"
     problem = packed(3, 7, 5, dtype_in=dtype_in, dtype_out=dtype_out)
-    made = preference(real, problem, WORKSPACE_BYTES, (16, 32, 64, 1, 1))
+    made = preference(real_cublaslt, problem, WORKSPACE_BYTES, (16, 32, 64, 1, 1))
     assert made[MatmulPref.MAX_WORKSPACE_BYTES] == 32 << 20
     assert made[MatmulPref.REDUCTION_SCHEME_MASK] == mask
     # The operands are exchanged: cuBLASLt's A is our B.
@@ -201,95 +165,6 @@ def test_descriptors_are_destroyed_with_their_problem(cpu):
 
 
 # Products, against float64 by rows
-
-
-def aligned(n, kind, offset=0):
-    """Return n numbers, the first at a multiple of 256 bytes and the offset."""
-    size = n * np.dtype(kind).itemsize
-    raw = np.zeros(size + 512, np.uint8)
-    start = -raw.ctypes.data % 256 + offset
-    return raw[start : start + size].view(kind)
-
-
-class Stored:
-    """Row-major matrices (batch, rows, columns) in memory, with gaps that must not be touched."""
-
-    def __init__(self, shape, ld, stride, dtype, values=None):
-        batch, rows, columns = shape
-        self.bfloat16 = dtype == "bfloat16"
-        kind = np.dtype(np.uint16 if self.bfloat16 else dtype)
-        self.raw = aligned((batch - 1) * stride + (rows - 1) * ld + columns, kind)
-        self.raw[...] = encode(np.full(self.raw.shape, 77.0), self.bfloat16)
-        item = kind.itemsize
-        strides = (stride * item, ld * item, item)
-        self.view = np.lib.stride_tricks.as_strided(self.raw, shape, strides)
-        if values is not None:
-            self.view[...] = encode(values, self.bfloat16)
-        self.address = self.raw.ctypes.data
-
-    @property
-    def values(self):
-        return decode(self.view, self.bfloat16)
-
-    def gaps(self):
-        """Return whether everything between rows is as it was."""
-        kept = self.raw.copy()
-        item = kept.itemsize
-        strides = tuple(s // item * item for s in self.view.strides)
-        np.lib.stride_tricks.as_strided(kept, self.view.shape, strides)[...] = encode(
-            np.full(self.view.shape, 77.0), self.bfloat16
-        )
-        return bool((decode(kept, self.bfloat16) == 77.0).all())
-
-
-def operands(problem, seed=0):
-    """Return A, B and C of a problem, with random values."""
-    p, rng = problem, np.random.default_rng(seed)
-    shape_a = (p.batch, *((p.k, p.m) if p.transpose_a else (p.m, p.k)))
-    shape_b = (p.batch, *((p.n, p.k) if p.transpose_b else (p.k, p.n)))
-
-    def draw(shape, stride):
-        return rng.normal(size=shape if stride else (1, *shape[1:]))
-
-    a = Stored(shape_a, p.lda, p.stride_a, p.dtype_in, draw(shape_a, p.stride_a))
-    b = Stored(shape_b, p.ldb, p.stride_b, p.dtype_in, draw(shape_b, p.stride_b))
-    c = Stored((p.batch, p.m, p.n), p.ldc, p.stride_c, p.dtype_out, draw((p.batch, p.m, p.n), 1))
-    return a, b, c
-
-
-def product(problem, a, b):
-    """Return op(A) op(B) in float64, from what is stored."""
-    x = a.values.swapaxes(1, 2) if problem.transpose_a else a.values
-    y = b.values.swapaxes(1, 2) if problem.transpose_b else b.values
-    return x @ y
-
-
-WORKSPACE = aligned(4096, np.uint8)
-
-
-def timer(launch, stream):
-    launch()
-    return 1.0
-
-
-def ready(cpu, problem, a, b, c, bias=0, aux=0, **settings):
-    pointers = Pointers(a.address, b.address, c.address, bias, aux, WORKSPACE.ctypes.data)
-    given = {"workspace_bytes": 4096, "gpu": GPU, "timer": timer, "library": cpu.library}
-    return prepare(problem, pointers, **given | settings)
-
-
-def run(cpu, problem, a, b, c, bias=0, aux=0):
-    """Prepare a problem with scratch for a result, and run it."""
-    scratch = operands(problem)[2]
-    plan = ready(cpu, problem, a, b, scratch, bias, aux)
-    plan.run(a.address, b.address, c.address, bias, aux, stream=5)
-    return plan
-
-
-def assert_close(found, expected, dtype):
-    scale = np.abs(expected).max() or 1.0
-    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE[dtype] * scale)
-
 
 LAYOUTS = [
     {"lda": 0, "ldb": 0, "ldc": 0},
@@ -344,15 +219,6 @@ def test_product_is_added_to_what_is_there(cpu, epilogue):
     expected = product(problem, a, b) + c.values + (bias.values if epilogue == "bias" else 0)
     run(cpu, problem, a, b, c, bias.address)
     assert_close(c.values, expected, "float32")
-
-
-def vector(n, dtype, seed=1):
-    return Stored((1, 1, n), n, n, dtype, np.random.default_rng(seed).normal(size=(1, 1, n)))
-
-
-def derivative(x):
-    """The derivative of gelu by a complex step."""
-    return gelu(x + 1e-30j).imag / 1e-30
 
 
 EPILOGUE_TYPES = [one for one in TYPES if one[2] != "tf32"]
@@ -492,331 +358,6 @@ def test_refused_product_names_function_status_and_problem(cpu):
     )
 
 
-# Choosing
-
-
-def by_time(cpu, times):
-    """Return a timer by which each algorithm takes its time; it lists those that it measured."""
-    measured = []
-
-    def one(launch, stream):
-        launch()
-        measured.append(cpu.ran[-1][0])
-        return times[measured[-1]]
-
-    return one, measured
-
-
-def test_fastest_algorithm_is_taken_with_its_workspace():
-    cpu = CublasLtOnCpu(workspaces=(0, 512, 1024))
-    problem = packed(3, 7, 5)
-    a, b, c = operands(problem)
-    one, measured = by_time(cpu, [3.0, 1.0, 2.0])
-    plan = ready(cpu, problem, a, b, c, timer=one)
-    assert measured == [0, 1, 2]
-    assert plan.choice.time_s == 1.0
-    plan.run(a.address, b.address, c.address)
-    assert cpu.ran[-1] == (1, WORKSPACE.ctypes.data, 512, 0)
-    assert not cpu.faults
-
-
-def test_first_of_equals_is_taken(cpu):
-    problem = packed(3, 7, 5)
-    one, _ = by_time(cpu, [2.0, 2.0, 2.0])
-    assert ready(cpu, problem, *operands(problem), timer=one).choice.algo[:8] == bytes(8)
-
-
-def test_algorithm_that_needs_more_workspace_is_not_tried():
-    cpu = CublasLtOnCpu(workspaces=(0, 8192, 0))
-    problem = packed(3, 7, 5)
-    one, measured = by_time(cpu, [3.0, 1.0, 2.0])
-    ready(cpu, problem, *operands(problem), timer=one)
-    assert measured == [0, 2]
-
-
-def test_algorithm_that_does_not_run_is_passed_over(cpu):
-    problem = packed(3, 7, 5)
-    cpu.refused = {1}
-    one, measured = by_time(cpu, [3.0, 1.0, 2.0])
-    plan = ready(cpu, problem, *operands(problem), timer=one)
-    assert (measured, plan.choice.time_s) == ([0, 2], 2.0)
-    cpu.refused = {0, 1, 2}
-    with pytest.raises(
-        NoAlgorithmError, match=r"proposes runs.*NOT_SUPPORTED.*\(4, 5\) @ \(5, 7\)"
-    ):
-        ready(cpu, packed(4, 7, 5), *operands(packed(4, 7, 5)), timer=one)
-
-
-def test_failure_while_measuring_is_told_as_it_is(cpu):
-    problem = packed(3, 7, 5)
-    cpu.refused, cpu.refusal = {1}, 13
-    with pytest.raises(cublaslt.StatusError, match="cublasLtMatmul answered .* \\(13\\)"):
-        ready(cpu, problem, *operands(problem))
-
-
-@pytest.mark.parametrize(
-    ("status", "answer"),
-    [
-        (0, ""),
-        (15, "GetHeuristic answered CUBLAS_STATUS_NOT_SUPPORTED (15)"),
-        (7, "GetHeuristic answered CUBLAS_STATUS_INVALID_VALUE (7)"),
-    ],
-)
-def test_no_algorithm_names_the_problem(cpu, status, answer):
-    cpu.algorithms, cpu.heuristic_status = 0, status
-    problem = packed(3, 7, 5, epilogue="relu_bias")
-    bias = vector(7, "float32")
-    with pytest.raises(NoAlgorithmError) as caught:
-        ready(cpu, problem, *operands(problem), bias=bias.address)
-    assert str(caught.value).startswith(
-        "cuBLASLt 131000 has no algorithm for float32 (3, 5) @ (5, 7) -> float32 (3, 7) in "
-        "float32, rows of 5, 7, 7, epilogue relu_bias with 4096 bytes of workspace and addresses "
-        "aligned to (256, 256, 256, 256, 1) bytes. Without an epilogue it may have one."
-    )
-    assert answer in str(caught.value)
-
-
-def test_other_failures_of_the_search_are_told_as_they_are(cpu):
-    cpu.heuristic_status = 14
-    problem = packed(3, 7, 5)
-    with pytest.raises(cublaslt.StatusError, match="GetHeuristic answered CUBLAS_STATUS_INTERNAL"):
-        ready(cpu, problem, *operands(problem))
-
-
-class FakeCuda:
-    """CuPy's streams and events over a clock; a launch takes 20 us at first, 10 us then."""
-
-    def __init__(self):
-        self.now_ms, self.launches, self.captured, self.log = 0.0, 0, None, []
-        self.Stream = types.SimpleNamespace(null=self, from_external=self.from_external)
-        self.runtime = types.SimpleNamespace(streamCaptureModeThreadLocal=1)
-
-    def ExternalStream(self, address):  # noqa: N802
-        warnings.warn("ExternalStream is deprecated.", DeprecationWarning, stacklevel=2)
-        return self
-
-    def from_external(self, stream):
-        version, address = stream.__cuda_stream__()
-        assert version == 0
-        self.log.append(address)
-        return self
-
-    def Event(self):  # noqa: N802
-        event = types.SimpleNamespace(synchronize=lambda: None)
-        event.record = lambda stream: setattr(event, "at_ms", self.now_ms)
-        return event
-
-    def get_elapsed_time(self, start, end):
-        return end.at_ms - start.at_ms
-
-    def begin_capture(self, mode):
-        self.captured = 0
-        self.log.append(("begin", mode))
-
-    def end_capture(self):
-        n, self.captured = self.captured, None
-
-        def launch(stream):
-            self.now_ms += 0.01 * n
-            self.log.append(("replay", n))
-
-        return types.SimpleNamespace(launch=launch)
-
-    def launch(self):
-        if self.captured is not None:
-            self.captured += 1
-            return
-        self.launches += 1
-        self.now_ms += 0.02 if self.launches == 1 else 0.01
-
-
-@pytest.fixture
-def cuda(monkeypatch):
-    made = FakeCuda()
-    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(cuda=made))
-    monkeypatch.setitem(sys.modules, "cupy.cuda", made)
-    return made
-
-
-def test_event_timer_replays_captured_launches(cuda):
-    assert products_gpu.event_timer(cuda.launch, 7) == pytest.approx(1e-5)
-    assert cuda.log == [7, ("begin", 1), *[("replay", 50)] * 4]
-    assert cuda.launches == 2  # one to load the kernel, one to see how many to queue
-
-
-def test_event_timer_queues_launches_on_the_default_stream(cuda):
-    assert products_gpu.event_timer(cuda.launch, 0) == pytest.approx(1e-5)
-    assert cuda.log == [] and cuda.launches == 2 + 3 * 50
-
-
-def test_current_gpu_is_what_cuda_says(cuda):
-    cuda.runtime.getDevice = lambda: 2
-    cuda.runtime.getDeviceProperties = lambda index: {
-        "name": b"GPU %d" % index, "major": 9, "minor": 0, "multiProcessorCount": 132,
-    }  # fmt: skip
-    assert products_gpu.current_gpu() == Gpu(2, "GPU 2", 90, 132)
-
-
-# On disk
-
-
-def the_file(folder):
-    (path,) = folder.glob("nnx_*.json")
-    return path
-
-
-def test_choice_is_reused_from_disk(folder, cpu):
-    problem = packed(3, 7, 5)
-    a, b, c = operands(problem)
-    one, measured = by_time(cpu, [3.0, 1.0, 2.0])
-    ready(cpu, problem, a, b, c, timer=one)
-    entry = the_file(folder).read_bytes()
-
-    again = CublasLtOnCpu()
-    late, measured_late = by_time(again, [1.0, 1.0, 1.0])
-    plan = ready(again, problem, a, b, c, timer=late)
-    assert (measured, measured_late) == ([0, 1, 2], [])
-    assert "cublasLtMatmulAlgoGetHeuristic" not in again.calls
-    assert plan.choice.algo[0] == 1
-    assert [algorithm for algorithm, *_ in again.ran] == [1]  # once, so that its kernel is loaded
-    c.view[...] = 0
-    plan.run(a.address, b.address, c.address)
-    assert_close(c.values, product(problem, a, b), "float32")
-    assert the_file(folder).read_bytes() == entry
-    assert list(folder.iterdir()) == [the_file(folder)]  # and no temporary files
-
-
-def test_choice_says_what_it_is_for(folder, cpu):
-    problem = packed(3, 7, 5, epilogue="relu")
-    ready(cpu, problem, *operands(problem))
-    entry = json.loads("".join(the_file(folder).read_text().splitlines()[:-1]))
-    assert entry["for"]["problem"] == problem._asdict()
-    assert entry["for"]["gpu"]["name"] == "A GPU"
-    assert entry["for"]["cublaslt"] == 131000
-    assert len(bytes.fromhex(entry["algo"])) == 64
-
-
-OTHERS = {
-    "shape": {"problem": packed(3, 7, 6)},
-    "layout": {"problem": packed(3, 7, 5)._replace(ldc=8)},
-    "transpose": {"problem": packed(3, 7, 5, transpose_a=True)},
-    "types": {"problem": packed(3, 7, 5, compute="tf32")},
-    "epilogue": {"problem": packed(3, 7, 5, epilogue="relu")},
-    "version": {"version": 131001},
-    "gpu": {"gpu": GPU._replace(name="Another GPU")},
-    "capability": {"gpu": GPU._replace(capability=100)},
-    "multiprocessors": {"gpu": GPU._replace(multiprocessors=78)},
-    "workspace": {"workspace_bytes": 2048},
-    "way of timing": {"stream": 7},
-}
-
-
-@pytest.mark.parametrize("other", OTHERS)
-def test_choice_for_another_is_not_taken(folder, cpu, other):
-    problem = packed(3, 7, 5)
-    ready(cpu, problem, *operands(problem))
-    first = the_file(folder)
-    changes = dict(OTHERS[other])
-    second = CublasLtOnCpu(version=changes.pop("version", 131000))
-    problem = changes.pop("problem", problem)
-    one, measured = by_time(second, [1.0, 2.0, 3.0])
-    a, b, c = operands(problem)
-    ready(second, problem, a, b, c, timer=one, **changes)
-    assert measured == [0, 1, 2]
-    # Nor where it is put under the other's name.
-    (path,) = set(folder.glob("nnx_*.json")) - {first}
-    path.write_bytes(first.read_bytes())
-    measured.clear()
-    with pytest.warns(UserWarning, match="was chosen for another product, library or GPU"):
-        ready(second, problem, a, b, c, timer=one, **changes)
-    assert measured == [0, 1, 2]
-
-
-def test_choice_is_the_same_on_every_gpu_of_a_kind(folder, cpu):
-    problem = packed(3, 7, 5)
-    ready(cpu, problem, *operands(problem))
-    one, measured = by_time(cpu, [1.0, 1.0, 1.0])
-    ready(cpu, problem, *operands(problem), timer=one, gpu=GPU._replace(index=3))
-    assert measured == []
-
-
-def test_damaged_choice_warns_and_is_measured_again(folder, cpu):
-    problem = packed(3, 7, 5)
-    a, b, c = operands(problem)
-    one, measured = by_time(cpu, [3.0, 1.0, 2.0])
-    ready(cpu, problem, a, b, c, timer=one)
-    path = the_file(folder)
-    content = path.read_bytes()
-    for bad in (b"", content[:-1], content + b"\n", content[:100], b"{}\n"):
-        path.write_bytes(bad)
-        measured.clear()
-        with pytest.warns(UserWarning, match=rf"{path.name} is .*\. It was measured again"):
-            ready(cpu, problem, a, b, c, timer=one)
-        assert measured == [0, 1, 2]
-        assert path.read_bytes() == content
-
-
-def test_every_flipped_byte_of_a_choice_is_found(folder, cpu):
-    problem = packed(3, 7, 5)
-    ready(cpu, problem, *operands(problem))
-    content = the_file(folder).read_bytes()
-    key = json.loads(content[:-65])["for"]
-    assert choices.load(key).workspace_bytes == 0
-    for i, bit in itertools.product(range(len(content)), (0, 5, 7)):
-        bad = bytearray(content)
-        bad[i] ^= 1 << bit
-        the_file(folder).write_bytes(bytes(bad))
-        with pytest.raises(cache.UnusableError, match="is damaged"):
-            choices.load(key)
-
-
-def test_choice_that_the_library_does_not_take_is_measured_again(folder, cpu):
-    problem = packed(3, 7, 5)
-    a, b, c = operands(problem)
-    plan = ready(cpu, problem, a, b, c)
-    key = json.loads(the_file(folder).read_bytes()[:-65])["for"]
-    unknown = plan.choice._replace(algo=b"\xff" * 64)
-    short = plan.choice._replace(algo=plan.choice.algo[:8])
-    roomy = plan.choice._replace(workspace_bytes=1 << 40)
-    for wrong in (unknown, short, roomy):
-        choices.keep(key, wrong)
-        with pytest.warns(UserWarning, match="is not taken by cuBLASLt. It was measured again"):
-            ready(cpu, problem, a, b, c)
-        assert choices.load(key) == plan.choice
-    cpu.refused = {0}  # it is taken, and does not run
-    with pytest.warns(UserWarning, match="answered CUBLAS_STATUS_NOT_SUPPORTED.*measured again"):
-        assert ready(cpu, problem, a, b, c).choice.algo[0] == 1
-
-
-def test_warning_as_an_error_finds_the_choice_mended(folder, cpu):
-    problem = packed(3, 7, 5)
-    a, b, c = operands(problem)
-    ready(cpu, problem, a, b, c)
-    content = the_file(folder).read_bytes()
-    the_file(folder).write_bytes(b"{")
-    with warnings.catch_warnings(), pytest.raises(UserWarning):
-        warnings.simplefilter("error")
-        ready(cpu, problem, a, b, c)
-    assert the_file(folder).read_bytes() == content
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no owners of files on this system")
-def test_directory_that_others_can_write_to_is_not_used(folder, cpu):
-    folder.mkdir()
-    folder.chmod(0o777)
-    problem = packed(3, 7, 5)
-    with pytest.warns(UserWarning, match="can be written by other users"):
-        ready(cpu, problem, *operands(problem))
-    assert list(folder.iterdir()) == []
-
-
-def test_clearing_the_cache_removes_choices(folder, cpu):
-    problem = packed(3, 7, 5)
-    ready(cpu, problem, *operands(problem))
-    cache.clear()
-    assert list(folder.iterdir()) == []
-
-
 # Handles
 
 
@@ -876,173 +417,3 @@ def test_forked_child_does_not_use_its_parents_handle(cpu):
 def test_forked_child_of_a_process_without_handles_makes_its_own(cpu):
     assert in_child(lambda: cpu.library.handle(0).address in cpu.handles) == "True"
     assert not cpu.handles
-
-
-# On a GPU
-
-
-@pytest.fixture
-def cupy():
-    reason = why_not("cupy")
-    if reason:
-        pytest.skip(f"no GPU: {reason}")
-    import cupy
-
-    return cupy
-
-
-class OnGpu:
-    """A copy of numbers, or room for some, in the GPU's memory."""
-
-    def __init__(self, cupy, stored):
-        self.array = cupy.asarray(stored)
-        self.address = self.array.data.ptr
-
-    def values(self, bfloat16=False):
-        return decode(self.array.get(), bfloat16)
-
-
-def gpu_plan(cupy, problem, *places, stream):
-    workspace = cupy.empty(WORKSPACE_BYTES, cupy.uint8)
-    bias, aux = (places[i].address if len(places) > i else 0 for i in (3, 4))
-    pointers = Pointers(*(x.address for x in places[:3]), bias, aux, workspace.data.ptr)
-    plan = prepare(problem, pointers, stream)
-    plan.run(*pointers[:5], stream=stream)
-    cupy.cuda.runtime.streamSynchronize(stream)
-    plan.kept = workspace
-    return plan
-
-
-GPU_TOLERANCE = {"float64": 1e-12, "float32": 2e-5, "tf32": 2e-3, "float16": 4e-3, "bfloat16": 2e-2}
-FORWARD = ["none", "bias", "relu", "relu_bias", "gelu", "gelu_bias", "relu_aux", "relu_aux_bias",
-           "gelu_aux", "gelu_aux_bias", "bgrada", "bgradb"]  # fmt: skip
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("one", TYPES, ids="-".join)
-@pytest.mark.parametrize("epilogue", FORWARD)
-def test_product_on_the_gpu_is_that_of_numpy(cupy, epilogue, one):
-    """Forward, then the gradient's epilogue on what it wrote; where cuBLASLt has an algorithm."""
-    stream = cupy.cuda.Stream(non_blocking=True)
-    tolerance = GPU_TOLERANCE["tf32" if one[2] == "tf32" else one[1]]
-    problem = packed(64, 96, 80, epilogue=epilogue, **of_types(*one))
-    a, b, c = operands(problem)
-    stored = vector(max(bias_length(problem), 1), problem.dtype_out)
-    places = [OnGpu(cupy, x.raw) for x in (a, b, c, stored)]
-    places.append(OnGpu(cupy, np.zeros(max(aux_bytes(problem), 1), np.uint8)))
-    cupy.cuda.Device().synchronize()
-    try:
-        gpu_plan(cupy, problem, *places, stream=stream.ptr)
-    except NoAlgorithmError as error:
-        if epilogue == "none":
-            raise
-        pytest.skip(str(error))
-    x = product(problem, a, b)[0]
-    if "bias" in epilogue:
-        x = x + stored.values[0]
-    expected = np.maximum(x, 0) if "relu" in epilogue else gelu(x) if "gelu" in epilogue else x
-    bfloat16 = problem.dtype_out == "bfloat16"
-    found = places[2].values(bfloat16).reshape(64, 96)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(x).max())
-    if epilogue in ("bgrada", "bgradb"):
-        sums = a.values[0].sum(1) if epilogue == "bgrada" else b.values[0].sum(0)
-        found = places[3].values(bfloat16)
-        np.testing.assert_allclose(found, sums, rtol=0, atol=tolerance * np.abs(sums).max())
-    if "aux" not in epilogue:
-        return
-    kind = "relu" if "relu" in epilogue else "gelu"
-    ending = "_bgrad" if "bias" in epilogue else ""
-    backward = packed(64, 96, 40, transpose_b=True, epilogue=f"d{kind}{ending}", **of_types(*one))
-    g, w, dx = operands(backward, seed=2)
-    sums = OnGpu(cupy, vector(96, problem.dtype_out).raw)
-    back = [OnGpu(cupy, x.raw) for x in (g, w, dx)]
-    cupy.cuda.Device().synchronize()
-    try:
-        gpu_plan(cupy, backward, *back, sums, places[4], stream=stream.ptr)
-    except NoAlgorithmError as error:
-        pytest.skip(f"forward is right; {error}")
-    # At the kink the two may part by rounding: the slope is taken from the GPU's own result.
-    slope = places[2].values(bfloat16).reshape(64, 96) > 0 if kind == "relu" else derivative(x)
-    y = product(backward, g, w)[0] * slope
-    scale = np.abs(product(backward, g, w)).max()
-    found = back[2].values(bfloat16).reshape(64, 96)
-    np.testing.assert_allclose(found, y, rtol=0, atol=2 * tolerance * scale)
-    if ending:
-        total = y.sum(0)
-        found = sums.values(bfloat16)
-        np.testing.assert_allclose(found, total, rtol=0, atol=8 * tolerance * scale)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("transpose_b", [False, True], ids=["b", "b.T"])
-@pytest.mark.parametrize("transpose_a", [False, True], ids=["a", "a.T"])
-def test_batches_and_gaps_on_the_gpu(cupy, transpose_a, transpose_b):
-    problem = packed(3, 7, 5, batch=4, transpose_a=transpose_a, transpose_b=transpose_b)
-    wider = {name: getattr(problem, name) + 3 for name in ("lda", "ldb", "ldc")}
-    problem = problem._replace(**wider, stride_a=90, stride_b=95, stride_c=97)
-    a, b, c = operands(problem)
-    places = [OnGpu(cupy, x.raw) for x in (a, b, c)]
-    gpu_plan(cupy, problem, *places, stream=0)
-    c.raw[...] = places[2].array.get()
-    np.testing.assert_allclose(c.values, product(problem, a, b), rtol=0, atol=1e-4)
-    assert c.gaps()
-
-
-@pytest.mark.gpu
-def test_captured_product_is_replayed_with_new_values(cupy):
-    problem = packed(32, 48, 64, epilogue="relu_bias")
-    a, b, c = operands(problem)
-    bias = vector(48, "float32")
-    places = [OnGpu(cupy, x.raw) for x in (a, b, c, bias)]
-    stream = cupy.cuda.Stream(non_blocking=True)
-    cupy.cuda.Device().synchronize()
-    plan = gpu_plan(cupy, problem, *places, stream=stream.ptr)
-    pool = cupy.get_default_memory_pool().used_bytes()
-    stream.begin_capture()
-    plan.run(*(x.address for x in places), stream=stream.ptr)
-    graph = stream.end_capture()
-    assert cupy.get_default_memory_pool().used_bytes() == pool
-    other = operands(problem, seed=3)[0]
-    places[0].array.set(other.raw)
-    cupy.cuda.Device().synchronize()
-    graph.launch(stream)
-    stream.synchronize()
-    expected = np.maximum(product(problem, other, b)[0] + bias.values[0], 0)
-    found = places[2].values().reshape(32, 48)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("sizes", [(32, 48, 64), (5, 7, 3), (512, 256, 1024)], ids=str)
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_a_product_with_relu_keeps_nan_on_the_gpu(cupy, dtype, sizes):
-    """Whatever cuBLASLt's kernels do: where they take NaN for 0, relu is a kernel of nnx's."""
-    m, n, k = sizes
-    problem = packed(m, n, k, dtype_in=dtype, dtype_out=dtype)
-    a, b, c = operands(problem)
-    a.view[0, 4, 1] = encode(np.array(np.nan), dtype == "bfloat16")
-    places = [OnGpu(cupy, x.raw) for x in (a, b, c, vector(n, dtype))]
-    left, right, out, bias = (x.address for x in places)
-    cupy.cuda.Device().synchronize()
-    machine = CupyMachine(cupy, 0)
-    given = Matrices(
-        dtype, 1, m, k, n, left, False, k, m * k, right, False, n, k * n, out, dtype,
-        epilogue="relu_bias", bias=bias,
-    )  # fmt: skip
-    for _ in range(2):
-        machine.multiply(given)
-    cupy.cuda.Device().synchronize()
-    found = places[2].values(dtype == "bfloat16").reshape(m, n)
-    assert np.isnan(found[4]).all()
-    rest = np.delete(found, 4, axis=0)
-    assert (rest >= 0).all()
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("own", [False, True], ids=["default stream", "own stream"])
-def test_event_timer_measures_a_launch(cupy, own):
-    stream = cupy.cuda.Stream(non_blocking=True) if own else cupy.cuda.Stream.null
-    x = cupy.ones(1 << 20, cupy.float32)
-    with stream:
-        time_s = products_gpu.event_timer(lambda: cupy.add(x, x, out=x), stream.ptr)
-    assert 0 < time_s < 1

@@ -17,9 +17,10 @@ from nnx.errors import DataError, DTypeError, ShapeError, TraceError
 from nnx.graph import Var, infer
 from nnx.host import to_host
 from nnx.op import Attrs, Op
+from nnx.recorder import Traced
 from nnx.scalar import Facts, Scalar, Sizes, variable
 from nnx.tensor import Parameter, Tensor, asarray
-from nnx.trace import Trace, Traced, tracing
+from nnx.trace import Trace, tracing
 
 if TYPE_CHECKING:
     from nnx.nn.module import Module
