@@ -8,6 +8,7 @@ from typing import Any
 
 from nnx import dtypes, shapes
 from nnx.graph import Eqn, Graph
+from nnx.kernels.cuda_gemm import RIDERS
 from nnx.kernels.cuda_plan import GpuPlan
 from nnx.kernels.cuda_step import THREADS, Count, CudaStep, Number, blocks_for, count_of
 from nnx.kernels.emit_numba import Emitter
@@ -24,6 +25,7 @@ class CudaLoops(Emitter):
         super().__init__(graph, updates, kinds)
         self.plan: GpuPlan = GpuPlan(graph, updates)
         self.step = CudaStep()
+        self.riders = {e.inputs[-1]: e.out for e in graph.eqns if e.op in RIDERS}
         self.scratch: list[tuple[str, Count, int]] = []
         self.n_parts = 0
         self._start()

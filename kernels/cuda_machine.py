@@ -92,6 +92,7 @@ class CupyMachine:
         self._capturing: Any = None
         self._timing: Any = None
         self._plans: dict[tuple[Any, ...], Plan | Apart] = {}
+        self._fused: dict[tuple[str, ...], bool] = {}
 
     # What is made once
 
@@ -186,24 +187,40 @@ class CupyMachine:
         problem = Problem(
             p.m, p.n, p.k, p.count, p.left_transposed, p.right_transposed,
             p.left_leading, p.right_leading, p.n, p.left_step, p.right_step, p.m * p.n,
-            p.dtype, p.out_dtype, p.compute, p.epilogue,
+            p.dtype, p.out_dtype, p.compute, p.epilogue, p.n if p.aux else 0,
         )  # fmt: skip
         # The choice holds for the alignment that it was measured at.
-        low = tuple(x & 255 for x in (p.left, p.right, p.out, p.bias))
+        low = tuple(x & 255 for x in (p.left, p.right, p.out, p.bias, p.aux))
         plan = self._plans.get((problem, low))
         if plan is None:
             if self._capturing is not None:
                 raise RuntimeError(f"the product {problem} was not prepared before the capture")
-            pointers = Pointers(p.left, p.right, p.out, p.bias, 0, self._workspace.address)
+            workspace = self._workspace.address
+            pointers = Pointers(p.left, p.right, p.out, p.bias, p.aux, workspace)
             with self._timed() as stream:
                 plan = self._plans[problem, low] = self._prepared(problem, pointers, stream)
-        plan.run(p.left, p.right, p.out, p.bias, stream=self._stream)
+        plan.run(p.left, p.right, p.out, p.bias, p.aux, stream=self._stream)
+
+    def fuses(self, epilogue: str, dtype: str, out_dtype: str, compute: str) -> bool:
+        """Return whether products do what is meant by an epilogue; it is tried once."""
+        key = (epilogue, dtype, out_dtype, compute)
+        if key not in self._fused:
+            with self.lock, self.scope():
+                self._fused[key] = epilogues_gpu.is_right(self, *key)
+        return self._fused[key]
+
+    def run_alone(self, problem: Problem, pointers: Pointers) -> None:
+        """Run a product by cuBLASLt alone, in its turn. Raises: NoAlgorithmError."""
+        pointers = pointers._replace(workspace=self._workspace.address)
+        with self._timed() as stream:
+            prepare(problem, pointers, stream)  # which runs it
 
     def _prepared(self, problem: Problem, pointers: Pointers, stream: int) -> Plan | Apart:
         """Return a problem ready to run: by cuBLASLt alone, or its epilogue by a kernel."""
         try:
             plan = prepare(problem, pointers, stream)
-            if "relu" not in problem.epilogue or self._shows_nan(plan, pointers, stream):
+            relu = problem.epilogue.startswith("relu")
+            if not relu or self._shows_nan(plan, pointers, stream):
                 return plan
         except NoAlgorithmError:
             if problem.epilogue not in epilogues_gpu.EPILOGUES:
@@ -227,12 +244,11 @@ class CupyMachine:
         # All bits set: NaN in each type.
         self._runtime.memsetAsync(factor.address, 0xFF, size, stream)
         plan.run(factor.address, *pointers[1:5], stream=stream)
-        is_bfloat16 = p.dtype_out == "bfloat16"
-        found = np.empty(p.batch * p.m * p.n, np.uint16 if is_bfloat16 else p.dtype_out)
+        found = epilogues_gpu.stored(np.zeros(p.batch * p.m * p.n), p.dtype_out)
         kind = self._runtime.memcpyDeviceToHost
         self._runtime.memcpyAsync(found.ctypes.data, pointers.c, found.nbytes, kind, stream)
         self._runtime.streamSynchronize(stream)
-        return bool(((found & 0x7FFF) > 0x7F80 if is_bfloat16 else np.isnan(found)).all())
+        return bool(epilogues_gpu.is_nan(found, p.dtype_out).all())
 
     def copy(self, target: int, source: int, n: int) -> None:
         """Copy bytes on the GPU."""

@@ -16,8 +16,9 @@ class Matrices(NamedTuple):
     """One or more products of the same sizes, row-major: out (m, n) = left (m, k) right (k, n).
 
     ``left`` and ``right`` are addresses, ``*_leading`` lengths of stored rows in elements,
-    ``*_step`` elements from one product's matrix to the next one's. ``out`` has rows of n. The
-    types, and what is done with ``bias`` (n,), are those of `nnx.kernels.problems_gpu.Problem`.
+    ``*_step`` elements from one product's matrix to the next one's. ``out`` has rows of n, and so
+    has a mask ``aux``, in bits. The types, and what is done with ``bias`` (n,) and ``aux``, are
+    those of `nnx.kernels.problems_gpu.Problem`.
     """
 
     dtype: str
@@ -38,6 +39,7 @@ class Matrices(NamedTuple):
     compute: str = "float32"
     epilogue: str = "none"
     bias: int = 0
+    aux: int = 0
 
 
 def matrices(product: Product, places: dict[str, int], env: Env) -> list[Matrices]:
@@ -65,6 +67,7 @@ def matrices(product: Product, places: dict[str, int], env: Env) -> list[Matrice
             places[product.out] + out_width * number * count * m * n,
             product.eqn.out.dtype.name, product.compute, product.epilogue,
             places[product.bias] if product.bias else 0,
+            places[product.aux] if product.aux else 0,
         ))  # fmt: skip
     return found
 

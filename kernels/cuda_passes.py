@@ -8,6 +8,7 @@ from nnx import dtypes
 from nnx.dtypes import DType
 from nnx.graph import Eqn, Graph, Var, same_shape
 from nnx.kernels.cuda_gemm import GEMM
+from nnx.kernels.cuda_masks import masked
 from nnx.kernels.cuda_narrow import narrowed
 from nnx.kernels.groups import is_view
 from nnx.op import OPS
@@ -26,17 +27,20 @@ def products(graph: Graph, precision: str, machine: Any) -> Graph:
     ``precision`` is how float32 is multiplied: "highest" as it is, "high" as TF32, "medium" as
     bfloat16, "float16" as that, each summed in float32; as it is on a machine without
     ``has_narrow_products``. A bias, and relu after it, become part of the product before them,
-    where nothing else reads that. What is between narrow products is kept narrow
-    (`nnx.kernels.cuda_narrow`).
+    where nothing else reads that, and the machine ``fuses`` them. What is between narrow products
+    is kept narrow (`nnx.kernels.cuda_narrow`); gradients become part of wide ones
+    (`nnx.kernels.cuda_masks`).
     """
     precision = precision if machine.has_narrow_products else "highest"
-    found = _Products(graph, precision).run()
-    return narrowed(found, NARROW[precision]) if precision in NARROW else found
+    found = _Products(graph, precision, machine).run()
+    if precision in NARROW:
+        found = narrowed(found, NARROW[precision])
+    return masked(found, machine)
 
 
 class _Products:
-    def __init__(self, graph: Graph, precision: str) -> None:
-        self.graph, self.precision = graph, precision
+    def __init__(self, graph: Graph, precision: str, machine: Any) -> None:
+        self.graph, self.precision, self.machine = graph, precision, machine
         self.maker = {eqn.out: eqn for eqn in graph.eqns}
         self.readers: dict[Var, list[Eqn]] = {}
         for eqn in graph.eqns:
@@ -79,9 +83,13 @@ class _Products:
             return chain
         chain.append(add)
         relu = self._only_reader(add.out)
-        if relu is not None and _is_relu(relu, add.out):
+        if relu is not None and _is_relu(relu, add.out) and self._fuses_relu(eqn):
             chain.append(relu)
         return chain
+
+    def _fuses_relu(self, product: Eqn) -> bool:
+        kind, compute = self._kind(product)
+        return bool(self.machine.fuses("relu_bias", kind.name, product.out.dtype.name, compute))
 
     def _only_reader(self, x: Var) -> Eqn | None:
         readers = self.readers.get(x, [])
@@ -104,7 +112,8 @@ class _Products:
             bias = self._bias(chain[1], eqn.out)
             assert bias is not None
             inputs.append(bias)
-        attrs = {"compute": compute, "relu": len(chain) > 2, "dtype": eqn.out.dtype}
+        epilogue = ("none", "bias", "relu_bias")[len(chain) - 1]
+        attrs = {"compute": compute, "epilogue": epilogue, "dtype": eqn.out.dtype}
         self.eqns.append(Eqn(GEMM, inputs, attrs, last.out, eqn.place))
 
     def _as(self, x: Var, kind: DType) -> Var:

@@ -19,6 +19,7 @@ there is none:
   ``mark(source, n)`` a function that does, waiting for no more than was started before it;
 - ``capture(function)`` returns a function that starts again all that this one starts, or None;
 - ``has_narrow_products`` tells whether TF32, bfloat16 and float16 products are faster there;
+- ``fuses(epilogue, dtype, out_dtype, compute)`` tells whether products do what is meant by one;
 - ``seconds(function)`` times what a function starts;
 - ``scope()`` is the context in which its device is current, ``lock`` is held while a step is
   started: steps share streams, captures and the memory of products;
@@ -152,8 +153,10 @@ class Setting:
             return
         for product in matrices(run, places, self.sizes):
             if product.k == 0:
-                size = product.count * product.m * product.n
-                machine.clear(product.out, size * dtypes.as_dtype(product.out_dtype).itemsize)
+                width = dtypes.as_dtype(product.out_dtype).itemsize
+                machine.clear(product.out, product.count * product.m * product.n * width)
+                if product.epilogue == "bgradb":
+                    machine.clear(product.bias, product.n * width)
             elif product.m and product.n and product.count:
                 machine.multiply(product)
 

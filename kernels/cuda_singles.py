@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from nnx import dtypes, shapes
-from nnx.graph import Eqn
+from nnx.graph import Eqn, line
+from nnx.kernels.cuda_gemm import RELU
 from nnx.kernels.cuda_nests import CudaNests
 from nnx.kernels.cuda_step import THREADS, WARPS, blocks_for, count_of
 from nnx.kernels.draws import drawn, merge
@@ -18,6 +19,17 @@ from nnx.kernels.text import Scope
 
 class CudaSingles(CudaNests):
     """Emits eqns that no group holds."""
+
+    def _alone(self, eqn: Eqn) -> None:
+        if eqn.op is not RELU:
+            super()._alone(eqn)
+            return
+        x, out = self.pointer[eqn.inputs[0]], self.pointer[eqn.out]
+        mask, size = self.pointer[self.riders[eqn.out]], shapes.size(eqn.out.shape)
+        self.top.put(f"# {line(eqn, self.names)}")
+        self.top.put(f"relu_mask({x}, {out}, {mask}, {self.size(size)}, block, blocks)")
+        self.blocks = blocks_for(count_of(size), 8 * THREADS)
+        self.ready |= {eqn.out, self.riders[eqn.out]}
 
     def _general_reduction(self, eqn: Eqn) -> None:
         """Emit a reduction over any axes: a warp takes a result, its lanes what goes into it."""

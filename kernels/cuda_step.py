@@ -23,7 +23,8 @@ MOST_BLOCKS = 1024
 class Part(NamedTuple):
     """A group as a function of a block: its text, its blocks, what it reads and writes.
 
-    ``clears`` names memory that is 0 before it runs, with its size in bytes.
+    ``clears`` names memory that is 0 before it runs, with its size in bytes; ``targets`` are the
+    pointers of what it writes.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Part(NamedTuple):
     eqns: tuple[Eqn, ...]
     reads: tuple[Var, ...]
     writes: tuple[Var, ...]
+    targets: frozenset[str]
     clears: tuple[tuple[str, Count], ...] = ()
 
 
@@ -56,7 +58,8 @@ class Factor(NamedTuple):
 class Product(NamedTuple):
     """A product of matrices, batch by batch: out (m, n) = left (m, k) right (k, n), row-major.
 
-    ``dtype`` is that of the factors.
+    ``dtype`` is that of the factors; ``bias`` and ``aux`` are pointers that its epilogue has, read
+    or written, as in `nnx.kernels.problems_gpu.Problem`.
     """
 
     eqn: Eqn
@@ -71,6 +74,7 @@ class Product(NamedTuple):
     compute: str = "float32"
     epilogue: str = "none"
     bias: str = ""
+    aux: str = ""
 
 
 class Number(NamedTuple):

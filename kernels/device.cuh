@@ -427,6 +427,28 @@ template <class T> static NNX_INLINE void put_four(T *p, i64 i, Four<T> x) { *(F
 template <class T> static NNX_INLINE Four<T> any_four(const T *) { return Four<T>(); }
 template <class T> static NNX_INLINE b1 in_fours(const T *p) { return u64(p) % (4 * sizeof(T)) == 0; }
 
+// Eight numbers of which none is below 0, and bits that tell which are above; NaN stays, without one.
+template <class T> static NNX_INLINE u8 relu_of_eight(const T *x, T *y) {
+    u32 bits = 0;
+    Four<T> part[2] = {four(x, 0), four(x, 4)};
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+        T &value = part[j / 4].at[j % 4];
+        const f32 number = f32(value);
+        bits |= u32(number > 0.0f) << j;
+        value = T(maximum(number, 0.0f));
+    }
+    put_four(y, 0, part[0]);
+    put_four(y, 4, part[1]);
+    return u8(bits);
+}
+template <class T> static NNX_INLINE void relu_mask(
+    const T *x, T *y, u8 *mask, i64 n, i64 block, i64 blocks
+) {
+    for (i64 q = block * 256 + threadIdx.x; q < n / 8; q += blocks * 256)
+        mask[q] = relu_of_eight(x + 8 * q, y + 8 * q);
+}
+
 }  // namespace nnx
 
 // Rows of a table, by number, one after the other; width counts the bytes of one.

@@ -13,7 +13,7 @@ from typing import Any
 
 from nnx import shapes
 from nnx.graph import CHECK, Eqn, Graph, Var
-from nnx.kernels.cuda_gemm import GEMM
+from nnx.kernels.cuda_gemm import GEMM, RIDERS
 from nnx.kernels.cuda_singles import CudaSingles
 from nnx.kernels.cuda_step import (
     RESIDENT,
@@ -35,7 +35,6 @@ from nnx.kernels.text import cannot_compile
 MOST_POINTERS, MOST_SHARED_BYTES = 300, 40 << 10
 MOST_TOTALS = 20
 """With more sums at a time a thread needs the registers of two."""
-_EPILOGUES = {(False, False): "none", (True, False): "bias", (True, True): "relu_bias"}
 
 
 def emit(graph: Graph, updates: dict[int, int], kinds: dict[str, bool]) -> CudaStep:
@@ -63,7 +62,10 @@ class CudaEmitter(CudaSingles):
         self._place_buffers(order)
         texts: dict[int, Part | Product] = {}
         for i, group in enumerate(self.plan.groups):
-            texts[i] = self._made(group)
+            if _is_rider(group):
+                self.ready.add(group.eqns[0].out)
+            else:
+                texts[i] = self._made(group)
         copies = len(self.plan.groups)
         for k, (name, x) in enumerate(self.copies):
             texts[copies + k] = self._copied(name, x)
@@ -126,6 +128,9 @@ class CudaEmitter(CudaSingles):
         kernels: list[list[int]] = []
         place: dict[int, int] = {}
         for i, before in enumerate(waits):
+            if i < len(groups) and _is_rider(groups[i]):
+                place[i] = max(place[j] for j in before)
+                continue
             # The first kernel after all that it waits for.
             first = max((place[j] + 1 for j in before), default=0)
             open_ = (
@@ -146,7 +151,8 @@ class CudaEmitter(CudaSingles):
         if i >= len(groups):
             return set(self._roots(self.copies[i - len(groups)][1]))
         eqns = groups[i].eqns
-        return {x for e in eqns for x in (e.out, *(y for y, _ in self.plan.sources(e)))}
+        found = {x for e in eqns for x in (e.out, *(y for y, _ in self.plan.sources(e)))}
+        return found | {self.riders[x] for x in found if x in self.riders and x is eqns[0].out}
 
     def _fits(self, i: int, members: Sequence[int]) -> bool:
         """Return whether a kernel may take one part more.
@@ -237,14 +243,15 @@ class CudaEmitter(CudaSingles):
             x for eqn in group.eqns for x, _ in self.plan.sources(eqn)
             if self.plan.group_of.get(x) is not group
         ]  # fmt: skip
-        written = [eqn.out for eqn in group.eqns if eqn.out in self.pointer]
-        return self._part(group.eqns, read, written)
+        made = [x for eqn in group.eqns for x in (eqn.out, self.riders.get(eqn.out))]
+        return self._part(group.eqns, read, [x for x in made if x in self.pointer])
 
     def _copied(self, name: str, x: Var) -> Part:
         self._start()
         self._copy(name, x)
         part = self._part((), list(self._roots(x)), [])
-        return part._replace(body=self._guarded([name], list(part.body)))
+        body = self._guarded([name], list(part.body))
+        return part._replace(body=body, targets=frozenset([name]))
 
     def _part(self, eqns: Sequence[Eqn], read: Sequence[Var], written: Sequence[Var]) -> Part:
         body = [*self.shared_lines, *translated(self.top.lines)]
@@ -252,7 +259,7 @@ class CudaEmitter(CudaSingles):
         self.n_parts += 1
         return Part(
             f"part{self.n_parts - 1}", self._guarded(names, body), self.blocks, tuple(eqns),
-            tuple(dict.fromkeys(read)), tuple(written), tuple(self.clears),
+            tuple(dict.fromkeys(read)), tuple(written), frozenset(names), tuple(self.clears),
         )  # fmt: skip
 
     def _guarded(self, names: Sequence[str], body: list[str]) -> tuple[str, ...]:
@@ -264,7 +271,7 @@ class CudaEmitter(CudaSingles):
     # Products
 
     def _product(self, eqn: Eqn) -> Product:
-        x, y, *bias = eqn.inputs
+        x, y, *given = eqn.inputs
         a, b = tuple(x.shape), tuple(y.shape)
         a = (1, *a) if len(a) == 1 else a
         b = (*b, 1) if len(b) == 1 else b
@@ -272,9 +279,17 @@ class CudaEmitter(CudaSingles):
         return Product(
             eqn, x.dtype, tuple(map(count_of, batch)), count_of(a[-2]), count_of(a[-1]),
             count_of(b[-1]), self._factor(x, a), self._factor(y, b), self.pointer[eqn.out],
-            eqn.attrs["compute"], _EPILOGUES[bool(bias), eqn.attrs["relu"]],
-            self.pointer[bias[0]] if bias else "",
+            eqn.attrs["compute"], eqn.attrs["epilogue"], **self._beside(eqn, given),
         )  # fmt: skip
+
+    def _beside(self, eqn: Eqn, given: Sequence[Var]) -> dict[str, str]:
+        """Return the pointers that a product's epilogue has."""
+        epilogue, rider = eqn.attrs["epilogue"], self.riders.get(eqn.out)
+        written = self.pointer[rider] if rider else ""
+        read = self.pointer[given[0]] if given else ""
+        if epilogue == "drelu":
+            return {"aux": read}
+        return {"bias": written} if epilogue == "bgradb" else {"bias": read, "aux": written}
 
     def _factor(self, x: Var, shape: Any) -> Factor:
         """Return where a factor of a product lies; its pass left it plain or transposed."""
@@ -339,14 +354,19 @@ class CudaEmitter(CudaSingles):
 
     def _param(self, name: str, launch: Launch) -> str:
         kind = TYPES[self.step.pointers[name]]
-        text = "\n".join(t for p in launch.parts for t in _code(p.body))
         # Memory of sums is read while other blocks write it.
-        written = re.search(rf"\b{name}\[[^=]*\] [-+]?= ", text) or name.startswith(("s", "ticket"))
+        own = name.startswith(("s", "ticket"))
+        written = own or any(name in part.targets for part in launch.parts)
         return f"{kind} *{name}" if written else f"const {kind} *__restrict__ {name}"
 
 
 def _checks(launch: Launch) -> bool:
     return any(_may_fail(eqn) for part in launch.parts for eqn in part.eqns)
+
+
+def _is_rider(group: Group) -> bool:
+    """Return whether what a group makes is written by what makes its last input."""
+    return group.alone and group.eqns[0].op in RIDERS
 
 
 def _may_fail(eqn: Eqn) -> bool:

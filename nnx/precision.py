@@ -18,8 +18,8 @@ def set_matmul_precision(precision: str) -> None:
     it. ``"float16"``, which is not one of PyTorch's words: rounded to float16 (10 bits, but nothing
     beyond 65504); train with an optimizer's ``loss_scale``. Sums are formed in float32 in each
     case, and other types than float32 do not change. Compiled steps also store in 16 bits what one
-    product makes and only others read, and round the bias that is added to it. A device without such units, every CPU and
-    every GPU before Ampere among them, forms them as ``"highest"`` does.
+    product makes and only others read, and round the bias that is added to it. A device without
+    such units, every CPU and every GPU before Ampere among them, forms them as ``"highest"`` does.
     Raises: DataError for another word.
 
     >>> set_matmul_precision("high")

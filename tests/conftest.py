@@ -189,3 +189,31 @@ def fail(nnx_command):
         return err
 
     return run
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """A stand-in for CuPy and CUDA's driver."""
+    from tests import cuda_on_cpu, driver
+
+    if reason := cuda_on_cpu.available():
+        pytest.skip(reason)
+    return driver.stand_in(monkeypatch)
+
+
+@pytest.fixture
+def lt(host, monkeypatch):
+    """Products on the stand-in: cuBLASLt over NumPy."""
+    from tests import driver
+
+    cpu = driver.cublaslt_on(host, monkeypatch)
+    yield cpu
+    assert not cpu.faults
+
+
+@pytest.fixture
+def machine(host):
+    """What drives the stand-in."""
+    from tests import driver
+
+    return driver.machine_on(host)

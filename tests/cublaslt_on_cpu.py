@@ -65,6 +65,7 @@ class CublasLtOnCpu:
         self.algorithms, self.workspaces = algorithms, workspaces
         self.refused, self.refusal = set(), NOT_SUPPORTED  # algorithms that do not run, and how
         self.has_epilogues, self.heuristic_status = True, SUCCESS
+        self.has_bias = False  # all the same
         self.objects = {}  # attributes as bytes, by address
         self.handles = set()
         self.calls = []
@@ -175,7 +176,8 @@ class CublasLtOnCpu:
     def _heuristic(self, handle, op, a, b, c, d, preference, wanted, results, count):
         assert handle in self.handles and {op, a, b, c, d, preference} <= set(self.objects)
         self.preference = dict(self.objects[preference])
-        has_none = not self.has_epilogues and self.get(op, 7) != 1
+        epilogue = self.get(op, 7)
+        has_none = epilogue not in (1, BIAS if self.has_bias else 1) and not self.has_epilogues
         found = range(0 if has_none else min(self.algorithms, wanted))
         for i in found:
             words = [i, *range(100, 107)]

@@ -73,6 +73,11 @@ class Machine:
     """
 
     has_narrow_products = True
+    fused = frozenset({"relu_bias", "relu_aux_bias", "drelu", "bgradb"})
+    """What `multiply` does with a product, besides a bias."""
+
+    def fuses(self, epilogue, dtype, out_dtype, compute):
+        return epilogue in self.fused
 
     def __init__(self, order="forward", arrays=None):
         self.order, self.launches, self.products, self.replays = order, 0, 0, 0
@@ -136,11 +141,8 @@ class Machine:
                 p.right, i * p.right_step, p.k, p.n, p.right_leading, p.right_transposed, p.dtype
             )
             with np.errstate(all="ignore"):
-                out = _values(left, p.dtype, wide) @ _values(right, p.dtype, wide)
-                if p.epilogue != "none":
-                    out = out + _values(_vector(p.bias, p.n, p.out_dtype), p.out_dtype, wide)
-                if p.epilogue == "relu_bias":
-                    out = np.maximum(out, 0)
+                factors = _values(left, p.dtype, wide), _values(right, p.dtype, wide)
+                out = _finished(p, factors[0] @ factors[1], factors[1])
             place = _matrix(p.out, i * p.m * p.n, p.m, p.n, p.n, False, p.out_dtype)
             place[...] = _bits(out, p.out_dtype)
 
@@ -166,6 +168,22 @@ class Machine:
     def download(self, source, n):
         assert self.noted is None, "the host waits in a capture"
         return _bytes(source, 8 * n).view(np.int64).copy()
+
+
+def _finished(p, out, right):
+    """Return what the epilogue makes of a product; write what it has besides."""
+    if p.epilogue == "none":
+        return out
+    if p.epilogue == "bgradb":
+        _vector(p.bias, p.n, p.out_dtype)[:] = _bits(right.sum(axis=0), p.out_dtype)
+        return out
+    mask = _bytes(p.aux, p.m * p.n // 8).reshape(p.m, p.n // 8) if p.aux else None
+    if p.epilogue == "drelu":
+        return np.where(np.unpackbits(mask, axis=1, bitorder="little"), out, out.dtype.type(0))
+    out = out + _values(_vector(p.bias, p.n, p.out_dtype), p.out_dtype, out.dtype)
+    if p.epilogue == "relu_aux_bias":
+        mask[:] = np.packbits(out > 0, axis=1, bitorder="little")
+    return out if p.epilogue == "bias" else np.maximum(out, 0)
 
 
 class _At:

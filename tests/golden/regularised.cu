@@ -1165,7 +1165,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) k7(const long long *__restr
     if (block < blocks) return part10(block, blocks, call, status, x4, x6, x7, x16, x17, x18, x19, y0, y4, y10, y12, w0, w1, w2, w4, w5, w6, w7, w8, w9, w11, w12, s2, s3, s4, tickets1);
 }
 
-static __device__ __forceinline__ void part7(long long block, long long blocks, const long long *__restrict__ call, long long *status, float *x2, float *x3, float *x4, float *x5, float *x8, float *x9, float *x10, float *x11, float *x12, float *x13, float *x14, float *x15, const float *__restrict__ y2, const float *__restrict__ y4, float *y6, float *y8, float *w11, float *w12) {
+static __device__ __forceinline__ void part7(long long block, long long blocks, const long long *__restrict__ call, long long *status, float *x2, float *x3, float *x4, float *x5, float *x8, float *x9, float *x10, float *x11, float *x12, float *x13, float *x14, float *x15, const float *__restrict__ y2, const float *__restrict__ y4, float *y6, float *y8, const float *__restrict__ w11, const float *__restrict__ w12) {
     const auto k7 = nnx::cast<nnx::f32>(nnx::f64_of(call[8]));
     const auto k8 = nnx::cast<nnx::f32>(nnx::f64_of(call[9]));
     if (nnx::failed(status)) return;
@@ -1257,7 +1257,7 @@ static __device__ __forceinline__ void part7(long long block, long long blocks, 
     }
 }
 
-static __device__ __forceinline__ void part9(long long block, long long blocks, const long long *__restrict__ call, long long *status, float *x2, float *x3, float *x4, float *x5, float *x8, float *x9, float *x10, float *x11, float *x12, float *x13, float *x14, float *x15, const float *__restrict__ y2, const float *__restrict__ y4, float *y6, float *y8, float *w11, float *w12) {
+static __device__ __forceinline__ void part9(long long block, long long blocks, const long long *__restrict__ call, long long *status, float *x2, float *x3, float *x4, float *x5, float *x8, float *x9, float *x10, float *x11, float *x12, float *x13, float *x14, float *x15, const float *__restrict__ y2, const float *__restrict__ y4, float *y6, float *y8, const float *__restrict__ w11, const float *__restrict__ w12) {
     const auto k7 = nnx::cast<nnx::f32>(nnx::f64_of(call[8]));
     const auto k8 = nnx::cast<nnx::f32>(nnx::f64_of(call[9]));
     if (nnx::failed(status)) return;
@@ -1501,21 +1501,21 @@ static __device__ __forceinline__ void part9(long long block, long long blocks, 
     }
 }
 
-static __device__ __forceinline__ void part11(long long block, long long blocks, const long long *__restrict__ call, long long *status, float *x2, float *x3, float *x4, float *x5, float *x8, float *x9, float *x10, float *x11, float *x12, float *x13, float *x14, float *x15, const float *__restrict__ y2, const float *__restrict__ y4, float *y6, float *y8, float *w11, float *w12) {
+static __device__ __forceinline__ void part11(long long block, long long blocks, const long long *__restrict__ call, long long *status, float *x2, float *x3, float *x4, float *x5, float *x8, float *x9, float *x10, float *x11, float *x12, float *x13, float *x14, float *x15, const float *__restrict__ y2, const float *__restrict__ y4, float *y6, float *y8, const float *__restrict__ w11, const float *__restrict__ w12) {
     for (long long i22 = block * 256 + threadIdx.x; i22 < 8LL; i22 += blocks * 256) {
         auto t346 = w11[i22];
         y6[i22] = t346;
     }
 }
 
-static __device__ __forceinline__ void part12(long long block, long long blocks, const long long *__restrict__ call, long long *status, float *x2, float *x3, float *x4, float *x5, float *x8, float *x9, float *x10, float *x11, float *x12, float *x13, float *x14, float *x15, const float *__restrict__ y2, const float *__restrict__ y4, float *y6, float *y8, float *w11, float *w12) {
+static __device__ __forceinline__ void part12(long long block, long long blocks, const long long *__restrict__ call, long long *status, float *x2, float *x3, float *x4, float *x5, float *x8, float *x9, float *x10, float *x11, float *x12, float *x13, float *x14, float *x15, const float *__restrict__ y2, const float *__restrict__ y4, float *y6, float *y8, const float *__restrict__ w11, const float *__restrict__ w12) {
     for (long long i23 = block * 256 + threadIdx.x; i23 < 8LL; i23 += blocks * 256) {
         auto t347 = w12[i23];
         y8[i23] = t347;
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2) k9(const long long *__restrict__ call, long long *status, float *x2, float *x3, float *x4, float *x5, float *x8, float *x9, float *x10, float *x11, float *x12, float *x13, float *x14, float *x15, const float *__restrict__ y2, const float *__restrict__ y4, float *y6, float *y8, float *w11, float *w12) {
+extern "C" __global__ void __launch_bounds__(256, 2) k9(const long long *__restrict__ call, long long *status, float *x2, float *x3, float *x4, float *x5, float *x8, float *x9, float *x10, float *x11, float *x12, float *x13, float *x14, float *x15, const float *__restrict__ y2, const float *__restrict__ y4, float *y6, float *y8, const float *__restrict__ w11, const float *__restrict__ w12) {
     long long block = blockIdx.x, blocks;
     blocks = call[17];
     if (block < blocks) return part7(block, blocks, call, status, x2, x3, x4, x5, x8, x9, x10, x11, x12, x13, x14, x15, y2, y4, y6, y8, w11, w12);
