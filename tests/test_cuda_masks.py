@@ -8,7 +8,7 @@ import pytest
 
 import nnx
 from nnx.graph import interpret, typecheck
-from nnx.kernels import cuda_masks
+from nnx.kernels import cuda_masks, cuda_setting
 from nnx.kernels.cuda_gemm import GEMM, RELU, SUMS
 from nnx.kernels.cuda_passes import products
 from nnx.kernels.cuda_program import CudaProgram
@@ -245,3 +245,29 @@ def test_a_batch_of_any_size_and_of_none():
         for found, wanted in zip(results, by_hand(np.float32, *given), strict=True):
             bound = 1e-5 * np.abs(wanted).max(initial=0)
             np.testing.assert_allclose(found, wanted, rtol=0, atol=bound)
+
+
+def test_sums_of_no_rows_are_0(monkeypatch):
+    monkeypatch.setattr(cuda_setting, "MOST_COPIED_BYTES", -1)  # written where they are asked for
+    tensors = [nnx.asarray(a, device="numba") for a in (drawn(N, 24), drawn(N, WIDTH))]
+    form = Form(lambda x, g: (x.T @ g, g.sum(axis=0)), tensors, batch=N)
+    program = program_of(form, "high", machine(), {"B": True})
+    results = outputs_for(form.lowered, {"B": 0})
+    given = [drawn(0, 24), drawn(0, WIDTH)]
+    assert run_cuda(program, given + form.literals, results, {"B": 0}) == 0
+    assert not any(result.any() for result in results)
+
+
+@pytest.mark.parametrize("fused", ["all", "no relu"])
+def test_where_relu_is_0_there_is_no_gradient(fused):
+    x, w, v = np.eye(8, 24, dtype="f4"), drawn(24, WIDTH), drawn(WIDTH, WIDTH)
+    w[:, ::2] = 0.0
+    b, g = np.zeros(WIDTH, "f4"), drawn(8, WIDTH)
+    arrays = [x, w, b, v, g]
+    form = form_of(lambda *given: gradient(*given, lambda h, positive, before, d: (d,)), arrays)
+    program = program_of(form, "high", machine(fused))
+    assert "drelu" in epilogues(program.graph)
+    results = outputs_for(form.lowered, {})
+    assert run_cuda(program, arrays + form.literals, results, {}) == 0
+    wanted = np.where(x @ w > 0, g @ v.T.astype("f8"), 0.0)
+    np.testing.assert_allclose(results[2], wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())

@@ -192,6 +192,27 @@ def test_a_step_keeps_nothing_wide_between_its_products(precision):
     assert {x.dtype for x in kept} == {kind}
 
 
+def test_sums_read_narrow_numbers_from_memory_and_leave_nothing_wide_there(precision):
+    def gradients(x, w):
+        p = nnx.softmax(x @ w, axis=-1)
+        return x.T @ p, p.sum(axis=0)
+
+    arrays = [drawn(9, 20), drawn(20, 300)]
+    form = Form(gradients, [nnx.asarray(a, device="numba") for a in arrays])
+    program = CudaProgram(form.lowered, {}, {}, Machine())
+    parts = [p for run in program.step.runs if not isinstance(run, Product) for p in run.parts]
+    made = {x.dtype for p in parts for x in p.writes if tuple(x.shape) == (9, 300)}
+    assert made == {NARROW[precision]}
+    results = outputs_for(form.lowered, {})
+    assert run_cuda(program, arrays + form.literals, results, {}) == 0
+    kind = ROUND[precision]
+    x, w = (a.astype(kind).astype("f8") for a in arrays)
+    e = np.exp(x @ w - (x @ w).max(axis=1, keepdims=True))
+    p = (e / e.sum(axis=1, keepdims=True)).astype(kind).astype("f8")
+    for found, wanted in zip(results, (x.T @ p, p.sum(axis=0)), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-3 * np.abs(wanted).max())
+
+
 def test_training_in_bfloat16_comes_as_far_as_in_float32(emulated):
     losses = {}
     rng = np.random.default_rng(0)
