@@ -19,6 +19,9 @@ from nnx.errors import DTypeError, GradientError, ShapeError
 from nnx.op import OPS, Node, listed, recording
 from nnx.tensor import Tensor, asarray
 
+Key = Node | Tensor
+"""What a gradient is kept under: both are told apart by identity, as hashes of objects are."""
+
 _by_sequence = operator.attrgetter("sequence")
 
 COMPILED: Any = Node(OPS["positive"], (), [], {}, None, None, 0, [])  # type: ignore[arg-type]
@@ -74,35 +77,36 @@ def _widen(x: Tensor) -> Tensor:
 _OVER_TENSORS = _tensor_namespace()
 
 
-def key_of(x: Tensor) -> int:
+def key_of(x: Tensor) -> Key:
     """Return what a gradient is kept under: the node that made a tensor, or the leaf itself."""
-    return id(x) if x.node is None else id(x.node)
+    return x if x.node is None else x.node
 
 
-def collect(outputs: Sequence[Tensor], stop: set[int]) -> tuple[list[Node], dict[int, Tensor]]:
+def collect(outputs: Sequence[Tensor], stop: set[Key]) -> tuple[list[Node], dict[Key, Tensor]]:
     """Return the nodes below the outputs, newest first, and the leaves under them.
 
     Iterative: a tape may be deeper than Python's stack. Nodes are numbered as they are made, so
     that falling numbers are a topological order.
     Raises: GradientError where the tape was used up, or an input was written since.
     """
-    seen: dict[int, Node] = {}
-    leaves: dict[int, Tensor] = {}
+    seen: set[Node] = set()
+    leaves: dict[Key, Tensor] = {}
     stack: list[Tensor] = list(outputs)
     while stack:
         x = stack.pop()
         node = x.node
-        key = id(x) if node is None else id(node)
-        if node is None or key in stop:
-            leaves[key] = x
-        elif key not in seen:
-            seen[key] = node
+        if node is None:
+            leaves[x] = x
+        elif node in stop:
+            leaves[node] = x
+        elif node not in seen:
+            seen.add(node)
             if node.arrays is None or not (node.op.linear or _unchanged(node)):
                 _refuse(node)
             inputs = node.inputs
             for i in node.tracked:
                 stack.append(inputs[i])
-    return sorted(seen.values(), key=_by_sequence, reverse=True), leaves
+    return sorted(seen, key=_by_sequence, reverse=True), leaves
 
 
 def _unchanged(node: Node) -> bool:
@@ -135,7 +139,7 @@ def _refuse(node: Node) -> NoReturn:
 
 
 def sweep(
-    nodes: list[Node], grads: dict[int, Any], over_tensors: bool, wanted: set[int] | None = None
+    nodes: list[Node], grads: dict[Key, Any], over_tensors: bool, wanted: set[Key] | None = None
 ) -> None:
     """Carry the gradients in ``grads`` (by key) down through the nodes, adding at each input.
 
@@ -146,7 +150,7 @@ def sweep(
     rules: tuple[Any, ...]
     try:
         for node in nodes:
-            g = grads.pop(id(node), None)
+            g = grads.pop(node, None)
             if g is None:
                 continue
             if over_tensors:
@@ -161,7 +165,7 @@ def sweep(
                 rules, together = (), vjp(xp, g, out, *inputs, **attrs)  # type: ignore[misc]
             for i in node.tracked:
                 x = node.inputs[i]
-                key = id(x) if x.node is None else id(x.node)
+                key = x if x.node is None else x.node
                 if leads is not None and key not in leads:
                     continue
                 if rules:
@@ -183,11 +187,11 @@ def sweep(
         raise node.device.out_of_memory(what, error) from None
 
 
-def _leading_to(nodes: list[Node], wanted: set[int]) -> set[int]:
+def _leading_to(nodes: list[Node], wanted: set[Key]) -> set[Key]:
     leads = set(wanted)
     for node in reversed(nodes):
         if any(isinstance(x, Tensor) and key_of(x) in leads for x in node.inputs):
-            leads.add(id(node))
+            leads.add(node)
     return leads
 
 
@@ -265,7 +269,7 @@ def pull(
     roots = [(y, seed) for y, seed in zip(outputs, seeds, strict=True) if y.requires_grad]
     nodes, leaves = collect([y for y, _ in roots], wanted)
     again = differentiable or bool(leaves.keys() - wanted) or any(s.requires_grad for s in seeds)
-    grads: dict[int, Any] = {}
+    grads: dict[Key, Any] = {}
     with record(again), outputs[0].device.scope():
         for y, seed in roots:
             value = seed if again else seed.array
