@@ -158,11 +158,11 @@ def sweep(
                 out.node, out.requires_grad = node, True
             else:
                 xp, inputs, out = node.device.namespace, node.arrays or (), node.out
-            vjp, attrs = node.op.vjp, node.attrs
+            vjp, attrs, given = node.op.vjp, node.attrs, (xp, g, out, *inputs)
             if isinstance(vjp, tuple):
                 rules, together = vjp, ()
             else:
-                rules, together = (), vjp(xp, g, out, *inputs, **attrs)  # type: ignore[misc]
+                rules, together = (), vjp(*given, **attrs)  # type: ignore[misc]
             for i in node.tracked:
                 x = node.inputs[i]
                 key = x if x.node is None else x.node
@@ -170,7 +170,7 @@ def sweep(
                     continue
                 if rules:
                     rule = rules[i]
-                    share = None if rule is None else rule(xp, g, out, *inputs, **attrs)
+                    share = None if rule is None else rule(*given, **attrs)
                 else:
                     share = together[i]
                 if share is None:
@@ -210,20 +210,22 @@ def _unbroadcast(xp: Any, g: Any, shape: shapes.Shape) -> Any:
 
 def seed_for(y: Tensor, gradient: Any) -> Tensor:
     """Return the incoming gradient of a result: what was given, or 1 for a single number."""
-    if not y.dtype.is_floating:
-        raise DTypeError(f"Only floating-point results have gradients, this one is {y.dtype}.")
+    dtype, shape = y.dtype, y.shape
+    if not dtype.is_floating:
+        raise DTypeError(f"Only floating-point results have gradients, this one is {dtype}.")
     if gradient is None:
-        if y.size != 1:
+        if shape == () and recording.trace is None:
+            return _one(y.device, dtype)
+        if shapes.size(shape) != 1:
             raise GradientError(
-                f"backward: the result has shape {y.shape}; only a single number has one "
+                f"backward: the result has shape {shape}; only a single number has one "
                 f"gradient. Reduce it (loss.mean()), or give the incoming gradient."
             )
-        fixed = y.shape == () and recording.trace is None
-        return _one(y.device, y.dtype) if fixed else creation.ones_like(y)
-    given = asarray(gradient, dtype=y.dtype, device=y.device)
-    if given.shape != y.shape:
+        return creation.ones_like(y)
+    given = asarray(gradient, dtype=dtype, device=y.device)
+    if given.shape != shape:
         raise ShapeError(
-            f"backward: the result has shape {y.shape} and the gradient given {given.shape}; "
+            f"backward: the result has shape {shape} and the gradient given {given.shape}; "
             f"they must be equal."
         )
     return given
@@ -247,13 +249,13 @@ def backward(y: Tensor, gradient: Any = None, *, retain_graph: bool = False) -> 
     grads = {key_of(y): seed.array}
     with y.device.scope():
         sweep(nodes, grads, over_tensors=False)
-        add = y.device.namespace.add
+        add, trace = y.device.namespace.add, recording.trace
         for key, leaf in leaves.items():
             share = grads.get(key)
             if share is not None:
                 held = leaf.grad
-                if recording.trace is not None:
-                    recording.trace.read_grad(leaf, held)
+                if trace is not None:
+                    trace.read_grad(leaf, held)
                 leaf.grad = Tensor(share if held is None else add(held.array, share), leaf.device)
     if not retain_graph:
         for node in nodes:
