@@ -371,16 +371,16 @@ def _unify(op: Op, device: Device, arrays: list[Any]) -> list[Any]:
     wants_number = False
     for x in arrays[op.span]:
         kind = type(x)
-        if kind is float or kind is FloatScalar:
-            wants_float = True
-        elif kind is int or kind is IntScalar:
-            wants_number = True
-        elif kind is not bool and x is not None:
+        if kind not in _PLAIN:
             dtype = x.dtype
             if common is None:
                 common = dtype
             elif dtype is not common and dtype != common:
                 return _convert(op, device, arrays)
+        elif kind is float or kind is FloatScalar:
+            wants_float = True
+        elif kind is int or kind is IntScalar:
+            wants_number = True
     if wants_float:
         return arrays if common in device.floating else _convert(op, device, arrays)
     if common is None or (wants_number and common not in device.numeric):
