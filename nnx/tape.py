@@ -17,7 +17,7 @@ from nnx.device import Device, Namespace
 from nnx.dtypes import DType
 from nnx.errors import DTypeError, GradientError, ShapeError
 from nnx.op import OPS, Node, listed, recording
-from nnx.tensor import Tensor, asarray
+from nnx.tensor import Tensor, asarray, bind_backward
 
 Key = Node | Tensor
 """What a gradient is kept under: both are told apart by identity, as hashes of objects are."""
@@ -261,6 +261,9 @@ def backward(y: Tensor, gradient: Any = None, *, retain_graph: bool = False) -> 
         for node in nodes:
             node.arrays = node.out = None
             node.inputs = ()  # a loss that is kept keeps no activations
+
+
+bind_backward(backward)
 
 
 def pull(
