@@ -20,7 +20,7 @@ from nnx.op import OPS, Node, listed, recording
 from nnx.tensor import Tensor, asarray, bind_backward
 
 Key = Node | Tensor
-"""What a gradient is kept under: both are told apart by identity, as hashes of objects are."""
+"""What a gradient is kept under; both are hashed by identity, so that no two are ever compared."""
 
 _by_sequence = operator.attrgetter("sequence")
 
