@@ -136,8 +136,9 @@ def _reduction(ufunc: Any) -> Callable[..., Any]:
 def sum(x: Any, axis: Any = None, keepdims: bool = False, out: Any = None) -> Any:
     """Return the sum; that of a matrix over its rows is a product with ones."""
     if axis == 0 and x.ndim == 2 and x.dtype in BLAS and not keepdims:
-        if len(x) <= LONG:
-            return _ones(len(x), x.dtype).dot(x, out)
+        n_rows = len(x)
+        if n_rows <= LONG:
+            return _ones(n_rows, x.dtype).dot(x, out)
         # NumPy adds down the rows one after another, which loses float32's digits.
         return astype(np.add.reduce(x, axis=0, dtype=np.float64), x.dtype, out=out)
     return np.add.reduce(x, axis, None, out, keepdims)

@@ -83,6 +83,7 @@ class Device:
         self._dtype_of = {native: dtype for dtype, native in self._native.items()}
         self.floating = {native for dtype, native in self._native.items() if dtype.is_floating}
         self.numeric = set(self._dtype_of) - {self._native[dtypes.bool_]}
+        self._wide = self._native.get(dtypes.float64) or self._native[dtypes.float32]
         self.namespace = self._make_namespace()
         raw = bind_ops(self.namespace, backend.overrides, backend.adapt)
         self.kernels = {
@@ -127,8 +128,7 @@ class Device:
 
     def _widen(self, array: Any) -> Any:
         """Return a float array as float64 where the device has it, else as float32."""
-        wide = self._native.get(dtypes.float64) or self._native[dtypes.float32]
-        return array if array.dtype == wide else self.backend.astype(array, wide)
+        return array if array.dtype == self._wide else self.backend.astype(array, self._wide)
 
     def _narrow(self, array: Any, like: Any) -> Any:
         return array if array.dtype == like.dtype else self.backend.astype(array, like.dtype)

@@ -43,13 +43,14 @@ class Op:
     the number of inputs is open; None where the derivative is zero or has no meaning.
     ``dtype`` says what comes out: the inputs' common type ("same"), the same but never an integer
     ("float"), "bool", "index" (int64), "sum" (integers widen to 64 bits), or "attr" (named by the
-    caller). ``values`` are the positions of the inputs that share one type.
+    caller). ``values`` are the positions of the inputs that share one type; they stand side by
+    side, in the slice ``span``.
     """
 
     __slots__ = (
         "attr_names", "doc", "dtype", "eval", "input_names", "kind", "linear",
-        "n_inputs", "n_positional", "name", "primitive", "shape", "unifies", "values", "vjp",
-        "weak",
+        "n_inputs", "n_positional", "name", "primitive", "shape", "span", "unifies", "values",
+        "vjp", "weak",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +80,7 @@ class Op:
         self.n_positional = code.co_argcount - 1 - n_inputs
         every = range(n_inputs) if self.n_inputs is not None else _ALL
         self.values: Sequence[int] = every if values is None else values
+        self.span = slice(self.values[0], self.values[-1] + 1) if self.values else slice(0)
         # Only here may a Python number stand for an array; elsewhere it becomes one.
         self.weak = kind == "elementwise"
         # One input of any type needs no common type; `apply` then skips looking for one.
@@ -367,21 +369,18 @@ def _unify(op: Op, device: Device, arrays: list[Any]) -> list[Any]:
     common = None
     wants_float = op.dtype == "float"
     wants_number = False
-    for i in op.values:
-        if i >= len(arrays):
-            break
-        x = arrays[i]
+    for x in arrays[op.span]:
         kind = type(x)
-        if kind is float or kind is FloatScalar:
-            wants_float = True
-        elif kind is int or kind is IntScalar:
-            wants_number = True
-        elif kind is not bool and x is not None:
+        if kind not in _PLAIN:
             dtype = x.dtype
             if common is None:
                 common = dtype
             elif dtype is not common and dtype != common:
                 return _convert(op, device, arrays)
+        elif kind is float or kind is FloatScalar:
+            wants_float = True
+        elif kind is int or kind is IntScalar:
+            wants_number = True
     if wants_float:
         return arrays if common in device.floating else _convert(op, device, arrays)
     if common is None or (wants_number and common not in device.numeric):

@@ -17,7 +17,10 @@ from nnx.device import Device, Namespace
 from nnx.dtypes import DType
 from nnx.errors import DTypeError, GradientError, ShapeError
 from nnx.op import OPS, Node, listed, recording
-from nnx.tensor import Tensor, asarray
+from nnx.tensor import Tensor, asarray, bind_backward
+
+Key = Node | Tensor
+"""What a gradient is kept under; both are hashed by identity, so that no two are ever compared."""
 
 _by_sequence = operator.attrgetter("sequence")
 
@@ -74,35 +77,36 @@ def _widen(x: Tensor) -> Tensor:
 _OVER_TENSORS = _tensor_namespace()
 
 
-def key_of(x: Tensor) -> int:
+def key_of(x: Tensor) -> Key:
     """Return what a gradient is kept under: the node that made a tensor, or the leaf itself."""
-    return id(x) if x.node is None else id(x.node)
+    return x if x.node is None else x.node
 
 
-def collect(outputs: Sequence[Tensor], stop: set[int]) -> tuple[list[Node], dict[int, Tensor]]:
+def collect(outputs: Sequence[Tensor], stop: set[Key]) -> tuple[list[Node], dict[Key, Tensor]]:
     """Return the nodes below the outputs, newest first, and the leaves under them.
 
     Iterative: a tape may be deeper than Python's stack. Nodes are numbered as they are made, so
     that falling numbers are a topological order.
     Raises: GradientError where the tape was used up, or an input was written since.
     """
-    seen: dict[int, Node] = {}
-    leaves: dict[int, Tensor] = {}
+    seen: set[Node] = set()
+    leaves: dict[Key, Tensor] = {}
     stack: list[Tensor] = list(outputs)
     while stack:
         x = stack.pop()
         node = x.node
-        key = id(x) if node is None else id(node)
-        if node is None or key in stop:
-            leaves[key] = x
-        elif key not in seen:
-            seen[key] = node
+        if node is None:
+            leaves[x] = x
+        elif node in stop:
+            leaves[node] = x
+        elif node not in seen:
+            seen.add(node)
             if node.arrays is None or not (node.op.linear or _unchanged(node)):
                 _refuse(node)
             inputs = node.inputs
             for i in node.tracked:
                 stack.append(inputs[i])
-    return sorted(seen.values(), key=_by_sequence, reverse=True), leaves
+    return sorted(seen, key=_by_sequence, reverse=True), leaves
 
 
 def _unchanged(node: Node) -> bool:
@@ -135,7 +139,7 @@ def _refuse(node: Node) -> NoReturn:
 
 
 def sweep(
-    nodes: list[Node], grads: dict[int, Any], over_tensors: bool, wanted: set[int] | None = None
+    nodes: list[Node], grads: dict[Key, Any], over_tensors: bool, wanted: set[Key] | None = None
 ) -> None:
     """Carry the gradients in ``grads`` (by key) down through the nodes, adding at each input.
 
@@ -146,7 +150,7 @@ def sweep(
     rules: tuple[Any, ...]
     try:
         for node in nodes:
-            g = grads.pop(id(node), None)
+            g = grads.pop(node, None)
             if g is None:
                 continue
             if over_tensors:
@@ -154,19 +158,19 @@ def sweep(
                 out.node, out.requires_grad = node, True
             else:
                 xp, inputs, out = node.device.namespace, node.arrays or (), node.out
-            vjp, attrs = node.op.vjp, node.attrs
+            vjp, attrs, given = node.op.vjp, node.attrs, (xp, g, out, *inputs)
             if isinstance(vjp, tuple):
                 rules, together = vjp, ()
             else:
-                rules, together = (), vjp(xp, g, out, *inputs, **attrs)  # type: ignore[misc]
+                rules, together = (), vjp(*given, **attrs)  # type: ignore[misc]
             for i in node.tracked:
                 x = node.inputs[i]
-                key = id(x) if x.node is None else id(x.node)
+                key = x if x.node is None else x.node
                 if leads is not None and key not in leads:
                     continue
                 if rules:
                     rule = rules[i]
-                    share = None if rule is None else rule(xp, g, out, *inputs, **attrs)
+                    share = None if rule is None else rule(*given, **attrs)
                 else:
                     share = together[i]
                 if share is None:
@@ -183,11 +187,11 @@ def sweep(
         raise node.device.out_of_memory(what, error) from None
 
 
-def _leading_to(nodes: list[Node], wanted: set[int]) -> set[int]:
+def _leading_to(nodes: list[Node], wanted: set[Key]) -> set[Key]:
     leads = set(wanted)
     for node in reversed(nodes):
         if any(isinstance(x, Tensor) and key_of(x) in leads for x in node.inputs):
-            leads.add(id(node))
+            leads.add(node)
     return leads
 
 
@@ -206,20 +210,22 @@ def _unbroadcast(xp: Any, g: Any, shape: shapes.Shape) -> Any:
 
 def seed_for(y: Tensor, gradient: Any) -> Tensor:
     """Return the incoming gradient of a result: what was given, or 1 for a single number."""
-    if not y.dtype.is_floating:
-        raise DTypeError(f"Only floating-point results have gradients, this one is {y.dtype}.")
+    dtype, shape = y.dtype, y.shape
+    if not dtype.is_floating:
+        raise DTypeError(f"Only floating-point results have gradients, this one is {dtype}.")
     if gradient is None:
-        if y.size != 1:
+        if shape == () and recording.trace is None:
+            return _one(y.device, dtype)
+        if shapes.size(shape) != 1:
             raise GradientError(
-                f"backward: the result has shape {y.shape}; only a single number has one "
+                f"backward: the result has shape {shape}; only a single number has one "
                 f"gradient. Reduce it (loss.mean()), or give the incoming gradient."
             )
-        fixed = y.shape == () and recording.trace is None
-        return _one(y.device, y.dtype) if fixed else creation.ones_like(y)
-    given = asarray(gradient, dtype=y.dtype, device=y.device)
-    if given.shape != y.shape:
+        return creation.ones_like(y)
+    given = asarray(gradient, dtype=dtype, device=y.device)
+    if given.shape != shape:
         raise ShapeError(
-            f"backward: the result has shape {y.shape} and the gradient given {given.shape}; "
+            f"backward: the result has shape {shape} and the gradient given {given.shape}; "
             f"they must be equal."
         )
     return given
@@ -243,18 +249,21 @@ def backward(y: Tensor, gradient: Any = None, *, retain_graph: bool = False) -> 
     grads = {key_of(y): seed.array}
     with y.device.scope():
         sweep(nodes, grads, over_tensors=False)
-        add = y.device.namespace.add
+        add, trace = y.device.namespace.add, recording.trace
         for key, leaf in leaves.items():
             share = grads.get(key)
             if share is not None:
                 held = leaf.grad
-                if recording.trace is not None:
-                    recording.trace.read_grad(leaf, held)
+                if trace is not None:
+                    trace.read_grad(leaf, held)
                 leaf.grad = Tensor(share if held is None else add(held.array, share), leaf.device)
     if not retain_graph:
         for node in nodes:
             node.arrays = node.out = None
             node.inputs = ()  # a loss that is kept keeps no activations
+
+
+bind_backward(backward)
 
 
 def pull(
@@ -265,7 +274,7 @@ def pull(
     roots = [(y, seed) for y, seed in zip(outputs, seeds, strict=True) if y.requires_grad]
     nodes, leaves = collect([y for y, _ in roots], wanted)
     again = differentiable or bool(leaves.keys() - wanted) or any(s.requires_grad for s in seeds)
-    grads: dict[int, Any] = {}
+    grads: dict[Key, Any] = {}
     with record(again), outputs[0].device.scope():
         for y, seed in roots:
             value = seed if again else seed.array

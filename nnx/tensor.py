@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from nnx import dtypes, ops, shapes
@@ -21,6 +21,15 @@ class _Writes:
 
 writes = _Writes()
 """How often any tensor was given another array: compiled functions then look up addresses again."""
+
+
+_backward: Callable[..., None]
+
+
+def bind_backward(backward: Callable[..., None]) -> None:
+    """Tell `Tensor.backward` what does it (tape.py stands above this file)."""
+    global _backward
+    _backward = backward
 
 
 class Tensor:
@@ -266,9 +275,7 @@ class Tensor:
         Raises: GradientError for a tensor without history, one of several elements and no
         ``gradient``, a tape that was used up, or inputs that were written since.
         """
-        from nnx.tape import backward
-
-        backward(self, gradient, retain_graph=retain_graph)
+        _backward(self, gradient, retain_graph=retain_graph)
 
     # Operators: a Python number is weak, an array of the host joins the tensor's device.
 

@@ -40,6 +40,13 @@ def test_every_op_says_what_it_is():
         assert op.doc and op.doc.strip().splitlines()[0], op.name
 
 
+def test_inputs_of_one_type_stand_side_by_side():
+    for op in OPS.values():
+        n_inputs = 3 if op.n_inputs is None else op.n_inputs
+        places = list(range(n_inputs))
+        assert places[op.span] == [i for i in places if i in op.values], op.name
+
+
 def test_table(op_name, device_name, monkeypatch):
     if "jax" in device_name:  # JAX compiles each op for each shape: only the plainest row
         monkeypatch.setitem(SAMPLES, op_name, SAMPLES[op_name][:1])

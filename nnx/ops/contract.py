@@ -49,16 +49,19 @@ def _linear_dW(  # noqa: N802 (the field's name for the gradient of W)
     return xp.matmul(xp.reshape(x, (-1, n_in)).T, xp.reshape(g, (-1, n_out)))
 
 
+def _linear_db(xp: Any, g: Any, out: Any, x: Any, weight: Any, bias: Any = None) -> Any:
+    n_axes = len(g.shape)
+    if n_axes == 1:
+        return g
+    return xp.sum(g, axis=0 if n_axes == 2 else tuple(range(n_axes - 1)))
+
+
 @op(
     "contract",
     vjp=(
         lambda xp, g, out, x, weight, bias=None: xp.matmul(g, weight.T),
         _linear_dW,
-        lambda xp, g, out, x, weight, bias=None: (
-            xp.sum(g, axis=tuple(range(len(g.shape) - 1)) if len(g.shape) > 2 else 0)
-            if len(g.shape) > 1
-            else g
-        ),
+        _linear_db,
     ),
     shape=shapes.linear,
 )

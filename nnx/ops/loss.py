@@ -132,14 +132,15 @@ def _check_rows(xp: Any, rows: Any) -> None:
 
 def are_classes(logits: Any, labels: Any) -> bool:
     """Return whether labels are class numbers rather than rows, after checking their shape."""
-    if len(labels.shape) == len(logits.shape) - 1 and labels.shape != logits.shape[:-1]:
+    classes = len(labels.shape) == len(logits.shape) - 1
+    if classes and labels.shape != logits.shape[:-1]:
         raise LabelError(
             f"{tuple(labels.shape)} labels for {tuple(logits.shape)} logits: the labels must have "
             f"shape {tuple(logits.shape[:-1])}, one a row. The first row without a partner is "
             f"{min(labels.shape[0], logits.shape[0])}."
         )
     shapes.cross_entropy(tuple(logits.shape), tuple(labels.shape))
-    return len(labels.shape) < len(logits.shape)
+    return classes
 
 
 def _slope_dx(xp: Any, g: Any, out: Any, logits: Any, labels: Any) -> Any:

@@ -57,7 +57,8 @@ class _Entry:
         self.slots: dict[str, Tensor] = {}
 
 
-Change = tuple[_Entry, Any, Slots]
+Change = tuple[Tensor, Any]
+"""A parameter or a slot, and its new array."""
 
 
 class _Rate:
@@ -333,18 +334,17 @@ class Optimizer:
         try:
             if not self._slots_made:
                 self._make_slots()
-            changes = []
+            changes: list[Change] = []
             for (device, fast), group in itertools.groupby(entries, self._way_of):
                 self.xp = device.namespace if fast else nnx
                 change = self._array_change if fast else self._tensor_change
                 with device.scope():
                     shrink = self._shrink(entries, device) if self.clip_norm is not None else None
-                    if self.loss_scale is None:
-                        changes += [change(entry, device, shrink) for entry in group]
-                        continue
-                    fine, shrink = self._unscaled(entries, device, shrink, scales)
-                    made = [change(entry, device, shrink) for entry in group]
-                    changes += [_if_fine(device.namespace, fine, c) for c in made]
+                    fine = None
+                    if self.loss_scale is not None:
+                        fine, shrink = self._unscaled(entries, device, shrink, scales)
+                    made = [pair for entry in group for pair in change(entry, device, shrink)]
+                    changes += made if fine is None else _if_fine(device.namespace, fine, made)
         except BaseException:
             self.step_count -= 1
             raise
@@ -353,18 +353,16 @@ class Optimizer:
             vars(self).pop("xp", None)  # a module, which no copy could be made of
         for name, array in scales.items():
             self._scaling[name].assign(array)
-        for entry, value, slots in changes:
-            entry.param.assign(value)
-            for name, array in slots.items():
-                entry.slots[name].assign(array)
+        for tensor, array in changes:
+            tensor.assign(array)
 
     def _way_of(self, entry: _Entry) -> tuple[Device, bool]:
         """Return a parameter's device, and whether `update` runs over its arrays there.
 
         Libraries differ in what a Python float makes of a bfloat16 array; ops do not.
         """
-        param = entry.param
-        return param.device, self.over_arrays and param.dtype is not dtypes.bfloat16
+        device, array = entry.param.device, entry.param.array
+        return device, self.over_arrays and device.dtype_of(array) is not dtypes.bfloat16
 
     def _enter(self, trace: Any) -> None:
         """Make the step count and the rate inputs of a trace, and the slots real arrays."""
@@ -436,24 +434,28 @@ class Optimizer:
             return xp.clip(grad, -self.clip_value, self.clip_value)
         return grad
 
-    def _array_change(self, entry: _Entry, device: Device, shrink: Any) -> Change:
+    def _array_change(self, entry: _Entry, device: Device, shrink: Any) -> list[Change]:
         """Return the new arrays of a parameter and its slots, from ``update`` over arrays."""
-        grad, old = entry.param.grad, entry.param.array
+        param, grad = entry.param, entry.param.grad
         if grad is None or grad.device is not device:
-            self._refuse_grad(entry.param)
+            self._refuse_grad(param)
         slots = {}
         for name, slot in entry.slots.items():
             if slot.device is not device:
                 _move(slot, device)
             slots[name] = slot.array
-        value = self.update(old, self._clipped(self.xp, grad.array, shrink), slots)
+        old, array = param.array, grad.array
+        if shrink is not None or self.clip_value is not None:
+            array = self._clipped(self.xp, array, shrink)
+        value = self.update(old, array, slots)
         if getattr(value, "shape", None) != old.shape or value.dtype != old.dtype:
-            self._refuse(f"for {_brief(entry.param)}", value)
+            self._refuse(f"for {_brief(param)}", value)
+        changes = [(param, value)]
         if slots or entry.slots:
-            self._check_slots(entry, slots)
-        return entry, value, slots
+            changes += self._slot_changes(entry, slots)
+        return changes
 
-    def _tensor_change(self, entry: _Entry, device: Device, shrink: Any) -> Change:
+    def _tensor_change(self, entry: _Entry, device: Device, shrink: Any) -> list[Change]:
         """Return the new arrays of a parameter and its slots, from ``update`` over tensors."""
         param, grad = entry.param, entry.param.grad
         if grad is None or grad.device is not device:
@@ -468,8 +470,21 @@ class Optimizer:
         slots = {name: _array(slot) for name, slot in slots.items()}
         if getattr(value, "shape", None) != param.array.shape or value.dtype != param.array.dtype:
             self._refuse(f"for {_brief(param)}", value)
-        self._check_slots(entry, slots)
-        return entry, value, slots
+        return [(param, value), *self._slot_changes(entry, slots)]
+
+    def _slot_changes(self, entry: _Entry, slots: Slots) -> list[Change]:
+        """Return the new arrays of a parameter's slots, or raise where they do not fit."""
+        if slots.keys() != entry.slots.keys():
+            names = sorted(slots.keys() ^ entry.slots.keys())
+            raise DataError(
+                f"{self._kind}.update added or removed the slots {names}; there are "
+                f"{sorted(entry.slots)}. Name them all in init_slots(self, param)."
+            )
+        for name, slot in entry.slots.items():
+            old, new = slot.array, slots[name]
+            if getattr(new, "shape", None) != old.shape or new.dtype != old.dtype:
+                self._refuse(f"for slot {name!r} of {_brief(entry.param)}", new)
+        return [(slot, slots[name]) for name, slot in entry.slots.items()]
 
     def _make_slots(self) -> None:
         """Make all slots: late, when a subclass has all its settings."""
@@ -587,24 +602,10 @@ class Optimizer:
             f"Shape and type stay the same; nothing was changed."
         )
 
-    def _check_slots(self, entry: _Entry, slots: Slots) -> None:
-        if slots.keys() != entry.slots.keys():
-            names = sorted(slots.keys() ^ entry.slots.keys())
-            raise DataError(
-                f"{self._kind}.update added or removed the slots {names}; there are "
-                f"{sorted(entry.slots)}. Name them all in init_slots(self, param)."
-            )
-        for name, slot in entry.slots.items():
-            old, new = slot.array, slots[name]
-            if getattr(new, "shape", None) != old.shape or new.dtype != old.dtype:
-                self._refuse(f"for slot {name!r} of {_brief(entry.param)}", new)
 
-
-def _if_fine(xp: Any, fine: Any, change: Change) -> Change:
-    """Return a change that leaves everything as it was unless a flag is true."""
-    entry, value, slots = change
-    kept = {name: xp.where(fine, slots[name], slot.array) for name, slot in entry.slots.items()}
-    return entry, xp.where(fine, value, entry.param.array), kept
+def _if_fine(xp: Any, fine: Any, changes: list[Change]) -> list[Change]:
+    """Return changes that leave everything as it was unless a flag is true."""
+    return [(tensor, xp.where(fine, array, tensor.array)) for tensor, array in changes]
 
 
 def checked(kind: str, name: str, value: Any, low: float, high: float) -> float:

@@ -56,14 +56,14 @@ class Computation:
 # A tape
 
 
-class _Kept(dict[int, Any]):
+class _Kept(dict[tape.Key, Any]):
     """Gradients by key that a sweep adds up, kept when it takes them out."""
 
-    def __init__(self, start: dict[int, Any]) -> None:
+    def __init__(self, start: dict[tape.Key, Any]) -> None:
         super().__init__(start)
         self.all = start
 
-    def pop(self, key: int, *default: Any) -> Any:
+    def pop(self, key: tape.Key, *default: Any) -> Any:
         taken = super().pop(key, *default)
         self.all[key] = taken
         return taken
@@ -73,7 +73,7 @@ def of_tensor(
     x: Tensor,
     names: Mapping[str, Any] | None,
     gradients: bool | None,
-    layers: Mapping[int, str] | None = None,
+    layers: Mapping[tape.Key, str] | None = None,
 ) -> Computation:
     """Return the computation on the tape that led to a tensor.
 
@@ -84,7 +84,7 @@ def of_tensor(
     notes: list[str] = []
     wanted = any(leaf.grad is not None for leaf in leaves.values())
     wanted = wanted if gradients is None else gradients
-    found: dict[int, Any] = {}
+    found: dict[tape.Key, Any] = {}
     if not wanted:
         notes.append("values only: no gradients yet; loss.backward(retain_graph=True) makes them")
     elif x.size != 1:
@@ -99,7 +99,7 @@ def of_tensor(
 
 
 def _of_outputs(
-    outputs: list[Tensor], names: Mapping[str, Any], layers: Mapping[int, str]
+    outputs: list[Tensor], names: Mapping[str, Any], layers: Mapping[tape.Key, str]
 ) -> Computation:
     """Return the computation that led to a network's outputs, without gradients."""
     for x in outputs:
@@ -124,7 +124,7 @@ def _check_tape(x: Tensor) -> None:
         )
 
 
-def _gradients(x: Tensor, nodes: list[Any]) -> dict[int, Any]:
+def _gradients(x: Tensor, nodes: list[Any]) -> dict[tape.Key, Any]:
     """Return d(x)/d(value) by key, for every value on the tape."""
     grads = _Kept({tape.key_of(x): tape.seed_for(x, None).array})
     with x.device.scope():
@@ -132,7 +132,7 @@ def _gradients(x: Tensor, nodes: list[Any]) -> dict[int, Any]:
     return {**grads.all, **grads}
 
 
-def _accumulated(leaves: Mapping[int, Tensor], found: Mapping[int, Any]) -> list[str]:
+def _accumulated(leaves: Mapping[tape.Key, Tensor], found: Mapping[tape.Key, Any]) -> list[str]:
     """Say which leaves hold another gradient than this result's: the sum of several."""
     import numpy as np
 
@@ -153,7 +153,7 @@ def _name_in(names: Mapping[str, Any] | None, x: Tensor) -> str:
 
 
 def _same(value: Any, x: Tensor) -> bool:
-    return isinstance(value, Tensor) and tape.key_of(value) == tape.key_of(x)
+    return isinstance(value, Tensor) and tape.key_of(value) is tape.key_of(x)
 
 
 class _Reader:
@@ -163,15 +163,17 @@ class _Reader:
         self,
         results: list[Tensor],
         names: Mapping[str, Any] | None,
-        layers: Mapping[int, str],
-        gradients: Mapping[int, Any],
+        layers: Mapping[tape.Key, str],
+        gradients: Mapping[tape.Key, Any],
     ) -> None:
-        self.results = {id(x.node): x.name or ("J" if len(results) == 1 else "") for x in results}
+        self.results = {
+            tape.key_of(x): x.name or ("J" if len(results) == 1 else "") for x in results
+        }
         self.layers, self.gradients = layers, gradients
         self.backend = results[0].device.backend
         tensors = {name: x for name, x in (names or {}).items() if isinstance(x, Tensor)}
         self.names = {tape.key_of(x): name for name, x in reversed(tensors.items())}
-        self.made: dict[int, Node] = {}
+        self.made: dict[tape.Key, Node] = {}
         self.ops: list[Node] = []
         self.n_unnamed = 0
 
@@ -179,16 +181,15 @@ class _Reader:
         """Return a node for each on the tape, oldest first, after the tensors they start from."""
         for on_tape in nodes:
             inputs = [self._input(x) for x in on_tape.inputs]
-            key = id(on_tape)
-            kind = "result" if key in self.results else "op"
+            kind = "result" if on_tape in self.results else "op"
             formula = _formula(on_tape.op, inputs, on_tape.attrs)
-            layer = self.layers.get(key, "")
+            layer = self.layers.get(on_tape, "")
             # A result's own name comes first, and what the caller calls it before a mere J.
-            given = self.results.get(key, "")
-            name = given if given not in ("", "J") else self.names.get(key) or given
+            given = self.results.get(on_tape, "")
+            name = given if given not in ("", "J") else self.names.get(on_tape) or given
             if not name:
                 name = on_tape.op.name if layer else self._next_name("v")
-            made = self._node(key, name, kind, on_tape.out)
+            made = self._node(on_tape, name, kind, on_tape.out)
             made.op, made.formula, made.layer = on_tape.op.name, formula, layer
             made.inputs = [x for x in inputs if isinstance(x, Node)]
             self.ops.append(made)
@@ -210,7 +211,7 @@ class _Reader:
         self.n_unnamed += 1
         return f"{letter}{self.n_unnamed}"
 
-    def _node(self, key: int, name: str, kind: str, array: Any) -> Node:
+    def _node(self, key: tape.Key, name: str, kind: str, array: Any) -> Node:
         gradient = self.gradients.get(key)
         value = self.backend.to_numpy(array)
         made = Node(
@@ -329,9 +330,9 @@ def _loss_for(model: Module, loss: Any, outputs: tuple[str, ...] | None) -> Any:
 
 
 @contextlib.contextmanager
-def _run(model: Module, x: Any) -> Iterator[tuple[Any, dict[int, str]]]:
+def _run(model: Module, x: Any) -> Iterator[tuple[Any, dict[tape.Key, str]]]:
     """Run a network with a tape; give its output, and the layer that made each value."""
-    layers: dict[int, str] = {}
+    layers: dict[tape.Key, str] = {}
 
     def watch(path: str, module: Module, inputs: Any, out: Any) -> None:
         label = f"{path} · {type(module).__name__}" if path else type(module).__name__
@@ -341,11 +342,11 @@ def _run(model: Module, x: Any) -> Iterator[tuple[Any, dict[int, str]]]:
         while stack:
             made = stack.pop()
             if isinstance(made, Tensor) and made.node is not None:
-                key = id(made.node)
-                if key not in given:
-                    given.add(key)
-                    layers.setdefault(key, label)
-                    stack += made.node.inputs
+                node = made.node
+                if node not in given:
+                    given.add(node)
+                    layers.setdefault(node, label)
+                    stack += node.inputs
 
     with evaluating(model), tape.enable_grad(), watched(model, watch):
         out = called(model, x)
