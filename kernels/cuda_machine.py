@@ -81,7 +81,7 @@ class Memory:
 
 
 class CupyMachine:
-    """One GPU. Work goes to CuPy's current stream, and into a capture while there is one."""
+    """One GPU. Work goes to CuPy's current stream or `aside`; into a capture while there is one."""
 
     def __init__(self, cupy: Any, index: int, scope: Callable[[], Any] | None = None) -> None:
         """``scope`` gives the context in which the GPU is current, CuPy's own if not given."""
@@ -90,7 +90,7 @@ class CupyMachine:
         self.lock = threading.RLock()
         renew_at_fork(self, "lock", threading.RLock)
         self._capturing: Any = None
-        self._timing: Any = None
+        self._own: Any = None
         self._plans: dict[tuple[Any, ...], Plan | Apart] = {}
         self._fused: dict[tuple[str, ...], bool] = {}
 
@@ -125,7 +125,7 @@ class CupyMachine:
 
     @property
     def _stream(self) -> int:
-        stream = self._capturing or self._timing or self._cupy.cuda.get_current_stream()
+        stream = self._capturing or self._own or self._cupy.cuda.get_current_stream()
         return stream.ptr  # type: ignore[no-any-return]
 
     @functools.cached_property
@@ -133,21 +133,21 @@ class CupyMachine:
         return self._cupy.cuda.Stream(non_blocking=True)
 
     @contextlib.contextmanager
-    def _timed(self) -> Iterator[int]:
-        """Let what is started go to a stream that can be captured, in its turn on the current one.
+    def aside(self) -> Iterator[int]:
+        """Let what is started go to a stream of its own, in its turn on the current one.
 
-        The default stream cannot be: there calls would be timed instead of what they start.
+        It waits for no other stream; and it can be captured, as the default stream cannot be.
         """
-        if self._timing is not None:
-            yield self._timing.ptr
+        if self._own is not None:
+            yield self._own.ptr
             return
         current, own = self._cupy.cuda.get_current_stream(), self._own_stream
         own.wait_event(current.record())
-        self._timing = own
+        self._own = own
         try:
             yield own.ptr
         finally:
-            self._timing = None
+            self._own = None
             current.wait_event(own.record())
 
     def load(self, source: str) -> dict[str, Any]:
@@ -197,7 +197,7 @@ class CupyMachine:
                 raise RuntimeError(f"the product {problem} was not prepared before the capture")
             workspace = self._workspace.address
             pointers = Pointers(p.left, p.right, p.out, p.bias, p.aux, workspace)
-            with self._timed() as stream:
+            with self.aside() as stream:
                 plan = self._plans[problem, low] = self._prepared(problem, pointers, stream)
         plan.run(p.left, p.right, p.out, p.bias, p.aux, stream=self._stream)
 
@@ -212,7 +212,7 @@ class CupyMachine:
     def run_alone(self, problem: Problem, pointers: Pointers) -> None:
         """Run a product by cuBLASLt alone, in its turn. Raises: NoAlgorithmError."""
         pointers = pointers._replace(workspace=self._workspace.address)
-        with self._timed() as stream:
+        with self.aside() as stream:
             prepare(problem, pointers, stream)  # which runs it
 
     def _prepared(self, problem: Problem, pointers: Pointers, stream: int) -> Plan | Apart:
@@ -317,7 +317,7 @@ class CupyMachine:
 
     def seconds(self, start: Callable[[], None]) -> float:
         """Return the seconds that what a function starts takes on the GPU."""
-        with self._timed() as stream:
+        with self.aside() as stream:
             return event_timer(start, stream)
 
     # Captures
@@ -349,7 +349,7 @@ class CupyMachine:
                 stacklevel=2,
             )
             return None
-        return graph.launch  # type: ignore[no-any-return]
+        return lambda: graph.launch(self._own)  # on the current stream where that is None
 
 
 class _Kernels(dict[str, Any]):

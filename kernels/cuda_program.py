@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nnx import passes
-from nnx.graph import Graph
+from nnx.graph import Graph, largest
 from nnx.kernels.cuda_passes import products
 from nnx.kernels.cuda_setting import ALIGNMENT, Setting
 from nnx.kernels.cuda_step import Number
@@ -114,6 +114,10 @@ class CudaProgram:
         sizes = [n(env) * width for _, n, width in self.step.buffers]
         total = sum(-(-max(n, 1) // ALIGNMENT) * ALIGNMENT for n in sizes)
         return {"kernels": len(self.step.runs), "buffer_bytes": total}
+
+    def largest(self, env: Env) -> str:
+        """Return in words which result takes the most memory; "" where none is kept."""
+        return largest(self.step.stored, env)
 
     def run_at(self, addresses: Any, env: Env) -> int:
         """Run on the memory at these addresses, of inputs, then of outputs; return the status."""

@@ -21,8 +21,9 @@ there is none:
 - ``has_narrow_products`` tells whether TF32, bfloat16 and float16 products are faster there;
 - ``fuses(epilogue, dtype, out_dtype, compute)`` tells whether products do what is meant by one;
 - ``seconds(function)`` times what a function starts;
-- ``scope()`` is the context in which its device is current, ``lock`` is held while a step is
-  started: steps share streams, captures and the memory of products;
+- ``scope()`` is the context in which its device is current, ``aside()`` one in which what is
+  started waits for what was, and for nothing else; ``lock`` is held while a step is started: steps
+  share streams, captures and the memory of products;
 - ``arrays`` makes arrays and tells where they are: see `nnx.places.HostArrays`.
 """
 
@@ -243,7 +244,8 @@ class Setting:
         ``results`` names outputs: position, address of the first step's, bytes of one; row s of
         ``words`` has what the table's ``slots`` hold in step s.
         """
-        with self._machine.lock, self._machine.scope():
+        machine = self._machine
+        with machine.lock, machine.scope(), machine.aside():
             return self._run_steps(n, batch, order, columns, results, words, slots)
 
     def _run_steps(

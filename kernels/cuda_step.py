@@ -93,7 +93,7 @@ class CudaStep:
 
     ``pointers`` maps the name of each pointer to its type; those of inputs, outputs and work
     memory are in ``inputs``, ``outputs`` and ``buffers``. ``tickets`` counts the words of 32 bits,
-    zero at first, that blocks arrive at.
+    zero at first, that blocks arrive at; ``stored`` are the eqns whose results are kept in memory.
     """
 
     def __init__(self) -> None:
@@ -105,6 +105,7 @@ class CudaStep:
         self.buffers: list[tuple[str, Count, int]] = []
         self.numbers: list[Number] = []
         self.tickets: list[Count] = []
+        self.stored: list[Eqn] = []
         self.checked = 0
 
     @property

@@ -58,6 +58,7 @@ class CudaEmitter(CudaSingles):
             self._declare(x, f"x{i}", 0)
         self.copies = []
         self._place_outputs()
+        step.stored = self.stored
         order = self._scheduled()
         self._place_buffers(order)
         texts: dict[int, Part | Product] = {}

@@ -87,6 +87,7 @@ class Emitter(Products):
                 self.head.append("    " + self._pointer_line(x.dtype, f"y{k}", slot))
             slot += 1
         out.last = slot
+        out.stored = self.stored
         for buffer in shared(self._lives(), self.plan.heirs()):
             buffer.slot = slot
             out.buffers.append(buffer)
@@ -132,6 +133,11 @@ class Emitter(Products):
             return
         self.pointer[x] = name
         self.head.append("    " + self._pointer_line(x.dtype, name, slot))
+
+    @property
+    def stored(self) -> list[Eqn]:
+        """The eqns whose results are kept in memory."""
+        return [self.plan.maker[x] for x in self.plan.stored]
 
     def _writes_directly(self, k: int, x: Var) -> bool:
         """Return whether an output is written where it is computed, and not copied at the end."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nnx import passes
-from nnx.graph import Graph
+from nnx.graph import Graph, largest
 from nnx.kernels import blas, cache
 from nnx.kernels.emit_numba import Emitted, emit
 from nnx.kernels.products import short_products_as_sums
@@ -87,6 +87,10 @@ class Program:
             "kernels": len(self.emitted.kernels),
             "buffer_bytes": planned(self.emitted, env)[1],
         }
+
+    def largest(self, env: dict[str, Any]) -> str:
+        """Return in words which result takes the most memory; "" where none is kept."""
+        return largest(self.emitted.stored, env)
 
     def run(self, arrays: Sequence[Any], env: dict[str, Any], out: Sequence[Any]) -> int:
         """Run on contiguous arrays, into the arrays of ``out``; return the status.

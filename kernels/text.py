@@ -70,7 +70,8 @@ class Emitted:
     def __init__(self) -> None:
         """``threads`` is the slot of the most threads a product may use, 0 without products.
 
-        ``source`` is ``head``, in which pointers and numbers get names, then the kernels in order.
+        ``source`` is ``head``, in which pointers and numbers get names, then the kernels in order;
+        ``stored`` are the eqns whose results are kept in memory.
         """
         self.source = ""
         self.head: list[str] = []
@@ -80,6 +81,7 @@ class Emitted:
         self.inputs: list[int] = []
         self.outputs: list[int] = []
         self.buffers: list[Buffer] = []
+        self.stored: list[Eqn] = []
         self.first = self.last = self.size = 0
         self.threads = 0
 

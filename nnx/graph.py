@@ -7,7 +7,8 @@ run. It can always be checked, printed, and interpreted op by op without a compi
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from nnx import shapes
@@ -163,6 +164,25 @@ def typecheck(graph: Graph) -> None:
 
 
 # Printing
+
+
+def largest(eqns: Iterable[Eqn], env: Env) -> str:
+    """Return in words which of some eqns has the largest result: its op, where it is written, what
+    it reads; "" for none. ``env`` has the scalars by name.
+    """
+
+    def n_bytes(eqn: Eqn) -> int:
+        return int(math.prod(resolve(tuple(eqn.out.shape), env))) * eqn.out.dtype.itemsize
+
+    found = max(eqns, key=n_bytes, default=None)
+    if found is None:
+        return ""
+    read = [f"{x.dtype} {resolve(tuple(x.shape), env)}" for x in found.vars]
+    of = f" of {', '.join(read)}" if read else ""
+    file, line = found.place
+    where = f" in {file}, line {line}" if file else ""
+    name = "matmul" if found.op.name == "gemm" else found.op.name
+    return f"{name}{of}{where} ({n_bytes(found):,} bytes)"
 
 
 def describe(x: Var) -> str:

@@ -395,7 +395,9 @@ class _Entry:
             tensors = self._run(inputs, env)
         except MemoryError as error:
             self._give_back(claims)
-            raise self.device.out_of_memory("A compiled step", error) from None
+            largest = program.largest(env) if hasattr(program, "largest") else ""
+            whose = f", whose largest result is that of {largest}," if largest else ""
+            raise self.device.out_of_memory(f"A compiled step{whose}", error) from None
         except BaseException:
             self._give_back(claims)
             raise

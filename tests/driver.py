@@ -35,7 +35,7 @@ class Host:
         self.queues, self.noted = {MAIN: []}, None
         self.capturing = None
         self.launches, self.waits, self.timed, self.held = [], 0, 0, []
-        self.end_error = None
+        self.end_error, self.replayed_on = None, []
 
     def do(self, stream, work):
         if stream == self.capturing:
@@ -98,7 +98,12 @@ class Stream:
         host.noted = host.capturing = None
         if host.end_error:
             raise host.end_error
-        return types.SimpleNamespace(launch=lambda: host.queues[MAIN].extend(noted))
+
+        def launch(stream=None):
+            host.replayed_on.append(MAIN if stream is None else stream.ptr)
+            host.queues[host.replayed_on[-1]].extend(noted)
+
+        return types.SimpleNamespace(launch=launch)
 
     def record(self):
         event = Event(self._host)

@@ -9,8 +9,10 @@ import nnx
 from nnx.kernels.cuda_machine import RING_BYTES
 from nnx.kernels.cuda_passes import products
 from nnx.kernels.cuda_program import CudaProgram
+from nnx.kernels.cuda_setting import Setting
 from tests.driver import MAIN, product, read, result, words
 from tests.test_cuda_training import Small, batch, same
+from tests.test_fit_jit import agree, trained
 from tests.tracing import Form, outputs_for, run_cuda
 
 # Memory
@@ -204,7 +206,7 @@ def test_what_a_function_starts_is_timed_on_a_stream_that_can_be_captured(
     def timer(launch, stream):
         seen.append(stream)
         launch()
-        with machine._timed() as inner:
+        with machine.aside() as inner:
             assert inner == stream
         return 2.5
 
@@ -283,6 +285,33 @@ def test_a_step_driven_learns_refuses_and_goes_on(driven, host):
     assert same(state(), before)
     step(x, y)
     assert not same(state(), before)
+
+
+def test_many_steps_go_to_a_stream_of_their_own_in_their_turn(driven, host, machine, monkeypatch):
+    run = Setting.run
+
+    def waited(self):
+        # As a GPU's memory is read on its stream, host memory is when the work on it is done.
+        status = run(self)
+        host.wait()
+        return status
+
+    monkeypatch.setattr(Setting, "run", waited)
+    wanted, found = trained(False), trained(True)
+    assert agree(wanted, found) == (None, None)
+    assert driven and set(host.replayed_on) - {MAIN}
+    # They come after what was started before, and before what is started next.
+    assert machine._stream == MAIN
+    memory = machine.memory(24)
+    at = memory.address
+    machine.upload(at, words(1, 6))
+    with machine.aside():
+        assert machine._stream != MAIN
+        machine.copy(at + 8, at, 8)
+        assert machine.download(at + 8, 1)[0] == 6
+        machine.copy(at, at + 8, 8)
+    machine.copy(at + 16, at, 8)
+    assert machine.download(at, 3).tolist() == [6, 6, 6]
 
 
 def test_a_step_outside_of_a_network_is_numpy_s(driven, host, machine):
