@@ -126,7 +126,7 @@ def alone(program: Any, env: dict[str, Any], addresses: Sequence[int]) -> Callab
     setting = program.setting(env)
     program.fill(setting, env)
     places = program.named(addresses) | setting._places
-    program.machine.upload(places["call"], program.numbers_of(setting.env(setting.table)))
+    program.machine.upload(places["call"], setting.emission.numbers_of(setting.env(setting.table)))
     return lambda: setting.enqueue(places)
 
 

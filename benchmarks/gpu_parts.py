@@ -16,8 +16,9 @@ def counts(program: Any, env: dict[str, Any]) -> dict[str, int]:
     Each kernel reads and writes its arrays once, as each product does its matrices: what goes
     through memory where no cache keeps it. ``launches`` are kernels and products.
     """
-    found = {"flops": 0, "bytes": 0, "launches": len(program.step.runs)}
-    for run in program.step.runs:
+    runs = program.emission(env).step.runs
+    found = {"flops": 0, "bytes": 0, "launches": len(runs)}
+    for run in runs:
         n_flops, n_bytes = (_of_product if isinstance(run, Product) else _of_kernel)(run, env)
         found["flops"] += n_flops
         found["bytes"] += n_bytes

@@ -16,6 +16,7 @@ from nnx import dtypes
 from nnx.backends.cupy_products import FIRST_WITH_TF32
 from nnx.kernels import epilogues_gpu, nvrtc
 from nnx.kernels.cuda_matrices import Matrices
+from nnx.kernels.cuda_short import WARP_TURNS
 from nnx.kernels.cuda_step import THREADS
 from nnx.kernels.epilogues_gpu import Apart
 from nnx.kernels.problems_gpu import Problem
@@ -93,6 +94,8 @@ class CupyMachine:
         self._own: Any = None
         self._plans: dict[tuple[Any, ...], Plan | Apart] = {}
         self._fused: dict[tuple[str, ...], bool] = {}
+
+    warp_turns = WARP_TURNS
 
     # What is made once
 

@@ -20,6 +20,7 @@ from typing import Any
 from nnx import shapes
 from nnx.graph import CHECK, Eqn, line
 from nnx.kernels.cuda_loops import CudaLoops
+from nnx.kernels.cuda_short import SHORT_SUM
 from nnx.kernels.cuda_step import (
     MOST_BLOCKS,
     THREADS,
@@ -139,7 +140,8 @@ class CudaNests(CudaLoops):
     def _by_rows(self, group: Group) -> None:
         domain = group.domain
         rows, columns = domain[:-1], domain[-1]
-        long = isinstance(columns, Scalar) or columns > ROW_BY_BLOCK
+        short = any(eqn.op is SHORT_SUM for eqn in group.eqns)
+        long = not short and (isinstance(columns, Scalar) or columns > ROW_BY_BLOCK)
         team = "block" if long else "warp"
         sums = _Sums(self)
         n_rows = count_of(shapes.size(rows))

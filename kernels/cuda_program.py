@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from nnx import passes
 from nnx.graph import Graph, largest
 from nnx.kernels.cuda_passes import products
 from nnx.kernels.cuda_setting import ALIGNMENT, Setting
+from nnx.kernels.cuda_short import as_loops, short_products
 from nnx.kernels.cuda_step import Number
 from nnx.kernels.emit_cuda import emit
 from nnx.locks import renew_at_fork
@@ -20,6 +21,13 @@ from nnx.scalar import Env
 
 SIZES_KEPT = 8
 """For how many batch sizes the work memory is kept."""
+FEW_ROWS = 32
+"""What is compiled first where the number of rows is one of the call."""
+
+
+def sizes_among(scalars: Iterable[str]) -> list[str]:
+    """Return the scalars that are sizes."""
+    return [name for name in scalars if name[:1] == "B"]
 
 
 class Slots:
@@ -33,40 +41,27 @@ class Slots:
         self.last = self.size = self.first + n_inputs + n_outputs
 
 
-class CudaProgram:
-    """A lowered graph on a GPU; ``updates`` maps outputs to the inputs that they replace.
-
-    The inputs ``moving`` are arguments, other memory at each call: all that replace none, unless
-    the caller says less. The outputs ``steady`` are mostly where they were in the call before.
-    """
+class Emission:
+    """A graph as kernels and products, for sizes at which the same products are loops."""
 
     def __init__(
         self, graph: Graph, updates: dict[int, int], kinds: dict[str, bool], machine: Any
     ) -> None:
-        graph = products(graph, get_matmul_precision(), machine)
         self.graph = passes.replaced_by_values(graph, updates)
-        self.updates, self.kinds, self.machine = updates, kinds, machine
         self.step = emit(self.graph, updates, kinds)
         self.source = self.step.source
-        self.emitted = Slots(sorted(kinds), len(graph.inputs), len(graph.outputs))
-        self.arrays = machine.arrays
-        self.moving = frozenset(range(len(graph.inputs))) - frozenset(updates.values())
-        self.steady: frozenset[int] = frozenset()
-        self.sized = [name for name in kinds if name[:1] == "B"]
         self.row = 1 + len(self.step.numbers)
-        sized = frozenset(self.sized)
+        sized = frozenset(sizes_among(kinds))
         self._varying = [
             (i, number) for i, number in enumerate(self.step.numbers, 1) if number.names - sized
         ]
+        self._machine = machine
         self._kernels: Any = None
-        self._settings: dict[tuple[Any, ...], Setting] = {}
-        self.lock = threading.Lock()
-        renew_at_fork(self, "lock")
 
     def kernels(self) -> Any:
         """Return the compiled kernels by name."""
         if self._kernels is None:
-            self._kernels = self.machine.load(self.source)
+            self._kernels = self._machine.load(self.source)
         return self._kernels
 
     def numbers_of(self, env: Env) -> Any:
@@ -93,6 +88,43 @@ class CudaProgram:
         else:
             real[i] = found
 
+
+class CudaProgram:
+    """A lowered graph on a GPU; ``updates`` maps outputs to the inputs that they replace.
+
+    The inputs ``moving`` are arguments, other memory at each call: all that replace none, unless
+    the caller says less. The outputs ``steady`` are mostly where they were in the call before.
+    ``graph``, ``step`` and ``source`` are of its first `Emission`, that for few rows.
+    """
+
+    def __init__(
+        self, graph: Graph, updates: dict[int, int], kinds: dict[str, bool], machine: Any
+    ) -> None:
+        self.updates, self.kinds, self.machine = updates, kinds, machine
+        self.emitted = Slots(sorted(kinds), len(graph.inputs), len(graph.outputs))
+        self.arrays = machine.arrays
+        self.moving = frozenset(range(len(graph.inputs))) - frozenset(updates.values())
+        self.steady: frozenset[int] = frozenset()
+        self.sized = sizes_among(kinds)
+        self._lowered, self._precision = graph, get_matmul_precision()
+        self._emissions: dict[frozenset[int], Emission] = {}
+        self._settings: dict[tuple[Any, ...], Setting] = {}
+        self.lock = threading.Lock()
+        renew_at_fork(self, "lock")
+        # What cannot be compiled is to be told now.
+        first = self.emission(dict.fromkeys(self.sized, FEW_ROWS))
+        self.graph, self.step, self.source = first.graph, first.step, first.source
+
+    def emission(self, env: Env) -> Emission:
+        """Return the kernels and products for the sizes of a call."""
+        short = short_products(self._lowered, env, self.machine.warp_turns)
+        found = self._emissions.get(short)
+        if found is None:
+            graph = products(as_loops(self._lowered, short), self._precision, self.machine)
+            found = Emission(graph, self.updates, self.kinds, self.machine)
+            self._emissions[short] = found
+        return found
+
     def named(self, addresses: Sequence[int]) -> dict[str, int]:
         """Return addresses of inputs, then of outputs, by name; those replaced are the inputs'."""
         names = [*self.step.inputs, *self.step.outputs]
@@ -111,13 +143,14 @@ class CudaProgram:
 
     def statistics(self, env: Env) -> dict[str, int]:
         """Return how many kernels and products there are, and the bytes of memory between them."""
-        sizes = [n(env) * width for _, n, width in self.step.buffers]
+        step = self.emission(env).step
+        sizes = [n(env) * width for _, n, width in step.buffers]
         total = sum(-(-max(n, 1) // ALIGNMENT) * ALIGNMENT for n in sizes)
-        return {"kernels": len(self.step.runs), "buffer_bytes": total}
+        return {"kernels": len(step.runs), "buffer_bytes": total}
 
     def largest(self, env: Env) -> str:
         """Return in words which result takes the most memory; "" where none is kept."""
-        return largest(self.step.stored, env)
+        return largest(self.emission(env).step.stored, env)
 
     def run_at(self, addresses: Any, env: Env) -> int:
         """Run on the memory at these addresses, of inputs, then of outputs; return the status."""

@@ -18,6 +18,7 @@ there is none:
 - ``upload(target, array)`` copies a host array, ``download(source, n)`` returns int64 words, and
   ``mark(source, n)`` a function that does, waiting for no more than was started before it;
 - ``capture(function)`` returns a function that starts again all that this one starts, or None;
+- ``warp_turns`` is the most work of a product that is done as a loop (`nnx.kernels.cuda_short`);
 - ``has_narrow_products`` tells whether TF32, bfloat16 and float16 products are faster there;
 - ``fuses(epilogue, dtype, out_dtype, compute)`` tells whether products do what is meant by one;
 - ``seconds(function)`` times what a function starts;
@@ -67,8 +68,8 @@ class Setting:
     """A step for one set of sizes: its table, and the memory between its kernels."""
 
     def __init__(self, program: CudaProgram, env: Env) -> None:
-        self.program = program
-        step, machine, graph = program.step, program.machine, program.graph
+        self.program, self.emission = program, program.emission(env)
+        step, machine, graph = self.emission.step, program.machine, program.graph
         slots = program.emitted
         self.table = np.zeros(slots.size, np.int64)
         self.numbers = self.table.view(np.float64)
@@ -77,14 +78,14 @@ class Setting:
         self._n_inputs = len(graph.inputs)
         wanted = [(name, n(env) * width) for name, n, width in step.buffers]
         wanted += [(f"tickets{i}", 4 * n(env)) for i, n in enumerate(step.tickets)]
-        wanted += [("call", 8 * program.row), ("status", 8 * STATUS_WORDS)]
+        wanted += [("call", 8 * self.emission.row), ("status", 8 * STATUS_WORDS)]
         self.memory, self._places = self._laid_out(wanted)
         self._fixed: Any = None
         self._blocks = [
             sum(p.blocks(env) for p in run.parts) if isinstance(run, Launch) else 0
             for run in step.runs
         ]
-        self._words = program.numbers_of(env)
+        self._words = self.emission.numbers_of(env)
         self._seen: dict[Any, Any] = {}
         self._machine = machine
 
@@ -104,8 +105,8 @@ class Setting:
             return self._run()
 
     def _run(self) -> int:
-        program, machine, slots = self.program, self._machine, self.program.emitted
-        program.renew(self._words, self.env(self.table))
+        machine, slots = self._machine, self.program.emitted
+        self.emission.renew(self._words, self.env(self.table))
         machine.upload(self._places["call"], self._words)
         addresses = self.table[slots.first : slots.last].tolist()
         key, starts, moved_in, moved_out = self._replay(addresses)
@@ -114,7 +115,7 @@ class Setting:
         status = None
         for k, start in enumerate(starts):
             start()
-            if k == 0 and program.step.has_checks:
+            if k == 0 and self.emission.step.has_checks:
                 # The host waits for the checks alone; the rest of the step goes on meanwhile.
                 status = machine.mark(self._places["status"], STATUS_WORDS)
         for source, i in moved_out:
@@ -140,17 +141,17 @@ class Setting:
 
     def enqueue(self, places: dict[str, int], which: range | None = None) -> None:
         """Start kernels and products of a step: every one, or those of some numbers."""
-        for i in range(len(self.program.step.runs)) if which is None else which:
+        for i in range(len(self.emission.step.runs)) if which is None else which:
             self.start(i, places)
 
     def start(self, i: int, places: dict[str, int]) -> None:
         """Start the i-th kernel or product of a step."""
-        machine, run = self._machine, self.program.step.runs[i]
+        machine, run = self._machine, self.emission.step.runs[i]
         if isinstance(run, Launch):
             given = [places[name] for name in ("call", "status", *run.params)]
             for name, size in (clear for part in run.parts for clear in part.clears):
                 machine.clear(places[name], size(self.sizes))
-            machine.launch(self.program.kernels()[run.name], self._blocks[i], given)
+            machine.launch(self.emission.kernels()[run.name], self._blocks[i], given)
             return
         for product in matrices(run, places, self.sizes):
             if product.k == 0:
@@ -164,7 +165,7 @@ class Setting:
     def ready(self) -> dict[str, int]:
         """Return where everything is in the call that the table describes, its numbers written."""
         program, slots = self.program, self.program.emitted
-        program.renew(self._words, self.env(self.table))
+        self.emission.renew(self._words, self.env(self.table))
         self._machine.upload(self._places["call"], self._words)
         return program.named(self.table[slots.first : slots.last].tolist()) | self._places
 
@@ -217,7 +218,7 @@ class Setting:
 
     def _starts(self, places: dict[str, int]) -> list[Callable[[], None]]:
         """Return what starts the step up to its last check, and what starts the rest."""
-        step = self.program.step
+        step = self.emission.step
         parts = [range(step.checked), range(step.checked, len(step.runs))]
         return [functools.partial(self.enqueue, places, part) for part in parts if part]
 
@@ -252,12 +253,11 @@ class Setting:
         self, n: int, batch: int, order: Any, columns: Sequence[Any],
         results: Sequence[tuple[int, int, int]], words: Any, slots: Sequence[int],
     ) -> tuple[int, int]:  # fmt: skip
-        program, machine = self.program, self._machine
-        table = self.table.copy()
-        rows = np.zeros((n, program.row), np.int64)
+        machine, table = self._machine, self.table.copy()
+        rows = np.zeros((n, self.emission.row), np.int64)
         for s in range(n):
             table[slots] = words[s]
-            program.renew(self._words, self.env(table), s)
+            self.emission.renew(self._words, self.env(table), s)
             rows[s] = self._words
         many = self._many(batch, [Column(*column) for column in columns], results)
         order = np.ascontiguousarray(order, np.int64)
@@ -300,7 +300,7 @@ class Setting:
         """Start the copy of n rows, whose numbers are at ``order``."""
         width = next(w for w in (16, 8, 4, 1) if column.width % w == 0)
         blocks = max(1, -(-n * (column.width // width) // THREADS))
-        gather = self.program.kernels()["gather"]
+        gather = self.emission.kernels()["gather"]
         given = [target, column.source, order, n, column.width]
         self._machine.launch(gather, blocks, given)
 
@@ -313,7 +313,7 @@ class _Many:
         results: Sequence[tuple[int, int, int]],
     ) -> None:  # fmt: skip
         self._setting, self._columns, self._batch = setting, columns, batch
-        row = 8 * setting.program.row
+        row = 8 * setting.emission.row
         wanted = [("rows", STEPS_AT_ONCE * row), ("order", STEPS_AT_ONCE * batch * 8)]
         wanted += [(f"result{k}", STEPS_AT_ONCE * size) for k, _, size in results]
         self._memory, at = setting._laid_out(wanted)
@@ -339,7 +339,7 @@ class _Many:
             graph()
 
     def _enqueue(self, count: int) -> None:
-        setting, places, row = self._setting, self._places, 8 * self._setting.program.row
+        setting, places, row = self._setting, self._places, 8 * self._setting.emission.row
         for s in range(count):
             for column in self._columns:
                 target = places[f"x{column.index}"]

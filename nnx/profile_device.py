@@ -46,7 +46,7 @@ class DeviceKernels:
         with machine.scope():
             places = setting.ready()
             setting.enqueue(places)  # each finds memory as those before it leave it
-            for i, run in enumerate(self._program.step.runs):
+            for i, run in enumerate(self._setting.emission.step.runs):
                 time_s = machine.seconds(lambda i=i: setting.start(i, places))
                 parts.append(self._part(run, time_s))
         return parts, 0.0

@@ -72,7 +72,7 @@ class Machine:
     A capture notes what is started, and its replay starts that again with the same arguments.
     """
 
-    has_narrow_products = True
+    has_narrow_products, warp_turns = True, 0
     fused = frozenset({"relu_bias", "relu_aux_bias", "drelu", "bgradb"})
     """What `multiply` does with a product, besides a bias."""
 

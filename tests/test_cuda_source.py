@@ -12,8 +12,9 @@ from nnx import nn
 from nnx.errors import DeviceError, TraceError
 from nnx.kernels import cache, cuda_library, epilogues_gpu, nvrtc
 from nnx.kernels.cuda_program import CudaProgram
+from nnx.kernels.cuda_short import WARP_TURNS
 from nnx.kernels.cuda_text import library
-from tests.cuda_machine import cuda_program, emulation
+from tests.cuda_machine import Machine, cuda_program, emulation
 from tests.cuda_on_cpu import CompileError
 from tests.cuda_on_cpu.nvrtc import available, compile_only
 from tests.test_compiled_ops import PLAINEST, task
@@ -48,10 +49,11 @@ def of_op(row):
     return cuda_program(Form(function, tensors).lowered).source
 
 
-def of_lesson(network, optimizer):
-    """Return the text of a lesson's step, without a run of it."""
+def of_lesson(network, optimizer, warp_turns=0):
+    """Return the text of a lesson's step, without a run of it; with short products as loops."""
     with emulation() as made, pytest.MonkeyPatch.context() as patch:
         patch.setattr(CudaProgram, "run_at", lambda self, addresses, env: 0)
+        patch.setattr(Machine, "warp_turns", warp_turns)
         train(network, optimizer, "numba", 1, jit=True)
     return made[0].source
 
@@ -80,6 +82,7 @@ def texts():
     found = {f"ops from {rows[0].op.name}": joined(map(of_op, rows)) for rows in ops}
     found["epilogues"] = epilogues_gpu.source()
     found["lessons"] = joined(of_lesson(*pair) for pair in ONCE)
+    found["short products"] = joined(of_lesson(*pair, WARP_TURNS) for pair in ONCE[::4])
     found["norms"] = joined([of_norms()])
     found["programs"] = joined(Case(seed).compiled("cuda in place").source for seed in SEEDS)
     return found

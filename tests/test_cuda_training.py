@@ -249,7 +249,7 @@ def test_a_thousand_replays_take_no_memory(emulated):
     kernels = sum(isinstance(run, Launch) for run in program.step.runs)
     assert machine.launches == launched + 1000 * kernels
     # The host gives each call its numbers, and nothing else.
-    assert machine.uploaded == 1000 * 8 * program.row
+    assert machine.uploaded == 1000 * 8 * program.emission({"B": 8}).row
 
 
 def test_a_replay_reads_no_memory_of_the_call_it_was_captured_in(emulated):
