@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from nnx.backends.cupy_products import FIRST_WITH_TF32
 from nnx.kernels import epilogues_gpu, nvrtc
 from nnx.kernels.cuda_matrices import Matrices
 from nnx.kernels.cuda_short import WARP_TURNS
-from nnx.kernels.cuda_step import THREADS
+from nnx.kernels.cuda_step import MOST_BLOCKS, THREADS
 from nnx.kernels.epilogues_gpu import Apart
 from nnx.kernels.problems_gpu import Problem
 from nnx.kernels.products_gpu import (
@@ -26,12 +27,15 @@ from nnx.kernels.products_gpu import (
     Plan,
     Pointers,
     event_timer,
+    is_faster,
     prepare,
 )
 from nnx.locks import renew_at_fork
 from nnx.places import HostArrays
 
 MARKED_BYTES = 64
+COMPARED_FROM = 1 << 20
+"""From so many results on, an epilogue is compared with a kernel after the product."""
 RING_BYTES = 1 << 20
 """Pinned memory from which numbers of calls are copied; when it is full, the GPU is waited for."""
 
@@ -193,7 +197,7 @@ class CupyMachine:
             p.dtype, p.out_dtype, p.compute, p.epilogue, p.n if p.aux else 0,
         )  # fmt: skip
         # The choice holds for the alignment that it was measured at.
-        low = tuple(x & 255 for x in (p.left, p.right, p.out, p.bias, p.aux))
+        low = tuple(min(x & -x, 256) for x in (p.left, p.right, p.out, p.bias, p.aux))
         plan = self._plans.get((problem, low))
         if plan is None:
             if self._capturing is not None:
@@ -220,16 +224,26 @@ class CupyMachine:
 
     def _prepared(self, problem: Problem, pointers: Pointers, stream: int) -> Plan | Apart:
         """Return a problem ready to run: by cuBLASLt alone, or its epilogue by a kernel."""
+        error: Exception | None = None
+        whole = None
         try:
-            plan = prepare(problem, pointers, stream)
-            relu = problem.epilogue.startswith("relu")
-            if not relu or self._shows_nan(plan, pointers, stream):
-                return plan
-        except NoAlgorithmError:
-            if problem.epilogue not in epilogues_gpu.EPILOGUES:
-                raise
+            whole = prepare(problem, pointers, stream)
+            if problem.epilogue.startswith("relu") and not self._shows_nan(whole, pointers, stream):
+                whole = None
+        except NoAlgorithmError as found:
+            error = found
+        if problem.epilogue not in epilogues_gpu.EPILOGUES:
+            if whole is None:
+                raise error or AssertionError(problem)
+            return whole
+        if whole is not None and problem.batch * problem.m * problem.n < COMPARED_FROM:
+            return whole
         plan = prepare(problem._replace(epilogue="none"), pointers, stream)
-        return Apart(plan, problem, self._epilogues, self.launch)
+        apart = Apart(plan, problem, self._epilogues, self.launch)
+        if whole is None:
+            return apart
+        run = functools.partial(apart.run, *pointers[:5], stream=stream)
+        return apart if is_faster(run, "apart", whole, stream) else whole
 
     def _shows_nan(self, plan: Plan, pointers: Pointers, stream: int) -> bool:
         """Return whether NaN of a factor reaches all of a product's result, which is written.
@@ -241,17 +255,17 @@ class CupyMachine:
         n = (p.batch - 1) * p.stride_a + (rows - 1) * p.lda + columns
         size = n * dtypes.as_dtype(p.dtype_in).itemsize
         try:
-            factor = self.memory(size)
+            factor, number = self.memory(size), self.memory(8)
         except MemoryError:
             return False  # the sure way needs no more memory
         # All bits set: NaN in each type.
         self._runtime.memsetAsync(factor.address, 0xFF, size, stream)
         plan.run(factor.address, *pointers[1:5], stream=stream)
-        found = epilogues_gpu.stored(np.zeros(p.batch * p.m * p.n), p.dtype_out)
-        kind = self._runtime.memcpyDeviceToHost
-        self._runtime.memcpyAsync(found.ctypes.data, pointers.c, found.nbytes, kind, stream)
-        self._runtime.streamSynchronize(stream)
-        return bool(epilogues_gpu.is_nan(found, p.dtype_out).all())
+        n_results = p.batch * p.m * p.n
+        kernel = self._epilogues[f"find_number_{p.dtype_out}"]
+        blocks = min(-(-n_results // THREADS), MOST_BLOCKS)
+        self.launch(kernel, blocks, [pointers.c, n_results, number.address])
+        return not self.download(number.address, 1)[0]
 
     def copy(self, target: int, source: int, n: int) -> None:
         """Copy bytes on the GPU."""
@@ -333,6 +347,8 @@ class CupyMachine:
         stream = self._cupy.cuda.Stream(non_blocking=True)
         stream.begin_capture(self._runtime.streamCaptureModeThreadLocal)
         self._capturing = stream
+        collects = gc.isenabled()
+        gc.disable()  # what is given back to the GPU meanwhile would end the capture
         try:
             start()
         except Exception as error:
@@ -345,6 +361,8 @@ class CupyMachine:
                 graph = stream.end_capture()
             except Exception as error:
                 graph, fault = None, error
+            if collects:
+                gc.enable()
         if fault is not None:
             warnings.warn(
                 f"A step could not be captured as a CUDA graph ({fault}). Its kernels are launched "

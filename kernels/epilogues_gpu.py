@@ -19,24 +19,43 @@ _KERNELS = """
 extern "C" __global__ void __launch_bounds__(256) add_bias_%(name)s(
     %(type)s *out, const %(type)s *bias, long long size, long long n, long long relu
 ) {
-    const long long i = blockIdx.x * 256LL + threadIdx.x;
-    if (i >= size) return;
-    const float x = float(out[i]) + float(bias[i %% n]);
-    out[i] = relu && x < 0.0f ? 0.0f : x;  // NaN is not below 0, and stays
+    const long long first = 4 * (blockIdx.x * 256LL + threadIdx.x);
+    long long column = first %% n;
+    for (long long i = first; i < first + 4 && i < size; i++) {
+        const float x = float(out[i]) + float(bias[column]);
+        out[i] = relu && x < 0.0f ? 0.0f : x;  // NaN is not below 0, and stays
+        if (++column == n) column = 0;
+    }
 }
 extern "C" __global__ void __launch_bounds__(256) add_bias_with_mask_%(name)s(
     %(type)s *out, const %(type)s *bias, unsigned char *mask, long long size, long long n
 ) {
     const long long i = 8 * (blockIdx.x * 256LL + threadIdx.x);
     if (i >= size) return;
-    for (int j = 0; j < 8; j++) out[i + j] = float(out[i + j]) + float(bias[(i + j) %% n]);
-    mask[i / 8] = nnx::relu_of_eight(out + i, out + i);
+    bias += i %% n;  // of eight columns: n is a multiple of 128
+    unsigned int bits = 0;
+    for (int half = 0; half < 8; half += 4) {
+        nnx::Four<%(type)s> x = nnx::four(out, i + half), y = nnx::four(bias, half);
+        for (int j = 0; j < 4; j++) {
+            const float sum = float(x.at[j]) + float(y.at[j]);
+            bits |= (unsigned int)(sum > 0.0f) << (half + j);
+            x.at[j] = nnx::maximum(sum, 0.0f);
+        }
+        nnx::put_four(out, i + half, x);
+    }
+    mask[i / 8] = (unsigned char)bits;
 }
 extern "C" __global__ void __launch_bounds__(256) leave_out_%(name)s(
     %(type)s *out, const unsigned char *mask, long long size
 ) {
     const long long i = blockIdx.x * 256LL + threadIdx.x;
     if (i < size && !(mask[i / 8] >> i %% 8 & 1)) out[i] = 0.0f;
+}
+extern "C" __global__ void __launch_bounds__(256) find_number_%(name)s(
+    const %(type)s *x, long long size, long long *found
+) {
+    for (long long i = blockIdx.x * 256LL + threadIdx.x; i < size; i += gridDim.x * 256LL)
+        if (float(x[i]) == float(x[i])) *found = 1;
 }
 """
 _SUMS = """
@@ -46,6 +65,7 @@ extern "C" __global__ void __launch_bounds__(256) sum_columns_%(name)s_%(name_ou
     const long long column = blockIdx.x * 32LL + threadIdx.x %% 32;
     float total = 0.0f;
     if (column < n)
+#pragma unroll 8
         for (long long row = threadIdx.x / 32; row < rows; row += 8)
             total += float(x[row * leading + column]);
     total = nnx::over_rows<nnx::Sum, 32>(total);
@@ -97,7 +117,7 @@ class Apart:
         else:
             relu = int(p.epilogue == "relu_bias")
             given = [c, bias, size, p.n, relu]
-            self._start("add_bias", p.dtype_out, -(-size // THREADS), given)
+            self._start("add_bias", p.dtype_out, -(-size // (4 * THREADS)), given)
 
     def _start(self, name: str, types: str, blocks: int, given: Sequence[int]) -> None:
         self._launch(self._kernels[f"{name}_{types}"], blocks, given)
@@ -105,56 +125,79 @@ class Apart:
 
 # Trials
 
-SIZE = 128
-"""Of the matrices: the least number of bits that a row of a mask may have."""
+SIZE, TERMS = 128, 4096
+"""Of the results: the least number of bits that a row of a mask may have. Of their sums: more than
+what 16 bits count to.
+"""
 
 
 def is_right(machine: Any, epilogue: str, dtype: str, out_dtype: str, compute: str) -> bool:
     """Return whether cuBLASLt does an epilogue on a machine's GPU just as `Problem` says.
 
-    NVIDIA's text leaves open whether relu keeps NaN, and how the bits of a mask lie. Numbers are
-    whole and small, so that each type has them.
+    NVIDIA's text leaves open whether relu keeps NaN, how the bits of a mask lie, and what becomes
+    of NaN where there is none. Numbers are whole, and such that each type has the results. Factors
+    lie as those of a layer of a network do.
     """
-    rng = np.random.default_rng(0)
-    shape = (SIZE, SIZE)
-    a, b = (rng.integers(-1, 2, shape).astype(np.float32) for _ in range(2))
-    bias = rng.integers(-3, 4, SIZE).astype(np.float32)
-    bits = rng.integers(0, 2, shape).astype(bool)
-    if epilogue.startswith("relu"):
-        a[::3, 0] = np.nan
-    wanted = a @ b
-    sums = b.sum(axis=0)
-    if epilogue.startswith("relu"):
-        wanted += bias
-        bits = wanted > 0
-        wanted = np.maximum(wanted, 0)
-    elif epilogue == "drelu":
-        wanted[~bits] = 0
-    mask = np.packbits(bits, axis=1, bitorder="little")
-    given = [stored(a, dtype), stored(b, dtype), stored(np.full(shape, 7.0), out_dtype)]
-    given += [stored(bias, out_dtype), mask if epilogue == "drelu" else np.zeros_like(mask)]
-    held = [machine.memory(x.nbytes) for x in given]
-    for memory, x in zip(held, given, strict=True):
-        machine.upload(memory.address, x)
+    trial = _Trial(epilogue)
+    given = {
+        "a": stored(trial.a, dtype), "b": stored(trial.b, dtype),
+        "c": stored(np.full_like(trial.wanted, 7.0), out_dtype),
+        "bias": stored(trial.bias, out_dtype),
+        "aux": trial.mask if epilogue == "drelu" else np.zeros_like(trial.mask),
+    }  # fmt: skip
+    held = {name: machine.memory(x.nbytes) for name, x in given.items()}
+    for name, x in given.items():
+        machine.upload(held[name].address, x)
     problem = packed(
-        *(SIZE,) * 3, epilogue=epilogue, dtype_in=dtype, dtype_out=out_dtype, compute=compute
-    )
+        SIZE, SIZE, TERMS, transpose_a=trial.turns_a, transpose_b=trial.turns_b,
+        epilogue=epilogue, dtype_in=dtype, dtype_out=out_dtype, compute=compute,
+    )  # fmt: skip
     try:
-        machine.run_alone(problem, Pointers(*(memory.address for memory in held)))
+        pointers = {name: memory.address for name, memory in held.items()}
+        machine.run_alone(problem, Pointers(**pointers))
     except NoAlgorithmError:
         return False
 
-    def found(i: int) -> Any:
-        words = machine.download(held[i].address, given[i].nbytes // 8)
-        return words.view(given[i].dtype).reshape(given[i].shape)
+    def found(name: str) -> Any:
+        words = machine.download(held[name].address, given[name].nbytes // 8)
+        return words.view(given[name].dtype).reshape(given[name].shape)
 
-    right = _same(found(2), stored(wanted, out_dtype), out_dtype)
+    right = _same(found("c"), stored(trial.wanted, out_dtype), out_dtype)
     if epilogue == "bgradb":
-        right &= _same(found(3), stored(sums, out_dtype), out_dtype)
+        right &= _same(found("bias"), stored(trial.sums, out_dtype), out_dtype)
     if epilogue == "relu_aux_bias":
         # Bits of NaN may be anything.
-        right &= bool((found(4) == mask)[~np.isnan(wanted).any(axis=1)].all())
+        right &= bool((found("aux") == trial.mask)[~np.isnan(trial.wanted).any(axis=1)].all())
     return right
+
+
+class _Trial:
+    """A product, its epilogue, and what they are to give."""
+
+    def __init__(self, epilogue: str) -> None:
+        rng = np.random.default_rng(0)
+        a = rng.integers(-1, 2, (SIZE, TERMS)).astype(np.float32)
+        b = rng.integers(-1, 2, (TERMS, SIZE)).astype(np.float32)
+        a[0], b[:, 0] = 1, 1  # their product counts the terms
+        self.bias = rng.integers(-3, 4, SIZE).astype(np.float32)
+        self.bias[0] = 0
+        bits = rng.integers(0, 2, (SIZE, SIZE)).astype(bool)
+        bits[2], bits[0, 0] = False, True
+        if epilogue == "drelu":
+            a[2] = np.nan
+        elif epilogue.startswith("relu"):
+            a[1::3, 0] = np.nan
+        self.wanted, self.sums = a @ b, b.sum(axis=0)
+        if epilogue.startswith("relu"):
+            self.wanted += self.bias
+            bits = self.wanted > 0
+            self.wanted = np.maximum(self.wanted, 0)
+        elif epilogue == "drelu":
+            self.wanted[~bits] = 0
+        self.mask = np.packbits(bits, axis=1, bitorder="little")
+        self.turns_a, self.turns_b = epilogue == "bgradb", epilogue == "drelu"
+        self.a = np.ascontiguousarray(a.T) if self.turns_a else a
+        self.b = np.ascontiguousarray(b.T) if self.turns_b else b
 
 
 def stored(x: Any, dtype: str) -> Any:
@@ -162,11 +205,6 @@ def stored(x: Any, dtype: str) -> Any:
     if dtype == "bfloat16":
         return (np.ascontiguousarray(x, np.float32).view(np.uint32) >> 16).astype(np.uint16)
     return x.astype(dtype)
-
-
-def is_nan(x: Any, dtype: str) -> Any:
-    """Return which numbers are NaN, as they are in memory."""
-    return (x & 0x7FFF) > 0x7F80 if dtype == "bfloat16" else np.isnan(x)
 
 
 def _same(found: Any, wanted: Any, dtype: str) -> bool:

@@ -9,7 +9,7 @@ import ctypes
 import warnings
 from collections.abc import Callable
 from ctypes import byref
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nnx.errors import DeviceError
 from nnx.kernels import choices, cublaslt
@@ -97,6 +97,7 @@ class Plan:
         )
         self._masks = tuple(alignment - 1 for alignment in self.alignments)
         self._library, self._handle = library, library.handle(index)
+        self.version = library.version
         self._description = Description(library, problem)
         self._addresses = self._description.addresses()
         scalar = COMPUTE[problem.compute][2]
@@ -234,12 +235,7 @@ def prepare(
     library = library or cublaslt.library()
     gpu = gpu or current_gpu()
     plan = Plan(library, problem, gpu.index, pointers)
-    key = {
-        "problem": problem._asdict(), "alignments": list(plan.alignments),
-        "workspace_bytes": workspace_bytes, "cublaslt": library.version,
-        "gpu": {**gpu._asdict(), "index": None},
-        "captured": bool(stream),  # else calls may have been timed
-    }  # fmt: skip
+    key = _key(plan, workspace_bytes, gpu, stream)
 
     def launch() -> None:
         plan.run(*pointers[:5], stream=stream)
@@ -265,6 +261,35 @@ def prepare(
             stacklevel=2,
         )
     return plan
+
+
+def _key(plan: Plan, workspace_bytes: int, gpu: Gpu, stream: int) -> dict[str, Any]:
+    """Return what a measurement of a plan is good for."""
+    return {
+        "problem": plan.problem._asdict(), "alignments": list(plan.alignments),
+        "workspace_bytes": workspace_bytes, "cublaslt": plan.version,
+        "gpu": {**gpu._asdict(), "index": None},
+        "captured": bool(stream),  # else calls may have been timed
+    }  # fmt: skip
+
+
+def is_faster(
+    other: Callable[[], None], name: str, plan: Plan, stream: int, *,
+    workspace_bytes: int = WORKSPACE_BYTES, gpu: Gpu | None = None, timer: Timer | None = None,
+) -> bool:  # fmt: skip
+    """Return whether something else that does a plan's work takes less time than the plan.
+
+    Its time is measured once, and kept under its name as choices are.
+    """
+    key = {"name": name, **_key(plan, workspace_bytes, gpu or current_gpu(), stream)}
+    try:
+        kept = choices.load(key)
+    except UnusableError:
+        kept = None
+    if kept is None:
+        kept = Choice(b"", 0, float((timer or event_timer)(other, stream)))
+        choices.keep(key, kept)
+    return kept.time_s < plan.choice.time_s
 
 
 def _fastest(

@@ -244,7 +244,7 @@ class CublasLtOnCpu:
                 positive[:, :rows] = out[0].T > 0
                 bits[...] = np.packbits(positive, axis=1, bitorder="little")
             else:
-                out = out * np.unpackbits(bits, axis=1, bitorder="little")[:, :rows].T
+                out = np.where(np.unpackbits(bits, axis=1, bitorder="little")[:, :rows].T, out, 0)
         if flags & (GELU | DGELU) and flags & AUX:
             values = memory(aux, (columns - 1) * ld + rows, kind)
             strides = (kind.itemsize, ld * kind.itemsize)

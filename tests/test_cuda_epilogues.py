@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nnx.kernels import products_gpu
+from nnx.kernels import cuda_machine, products_gpu
 from nnx.kernels.cuda_matrices import Matrices
 from tests.cublaslt_on_cpu import RELU, decode, encode
 from tests.tracing import outputs_for, run_cuda
@@ -233,34 +233,40 @@ def turned(bits):
     )
 
 
-FAULTS = {
-    "relu_bias": "relu loses NaN", "relu_aux_bias": "bits lie otherwise",
-    "drelu": "bits are read otherwise", "bgradb": "other sums",
-}  # fmt: skip
+FAULTS = [
+    ("relu_bias", "loses NaN"), ("relu_aux_bias", "writes bits in another order"),
+    ("drelu", "reads bits in another order"), ("drelu", "multiplies by them"),
+    ("bgradb", "has other sums"), ("bgradb", "counts in 16 bits"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("epilogue", FAULTS)
+@pytest.mark.parametrize(("epilogue", "fault"), FAULTS)
 @pytest.mark.parametrize("kind", KINDS[:2])
 def test_an_epilogue_that_is_not_what_is_meant_is_not_used(
-    kind, epilogue, lt, host, machine, monkeypatch
+    kind, epilogue, fault, lt, host, machine, monkeypatch
 ):
     from tests import cublaslt_on_cpu
 
-    if epilogue == "relu_bias":
+    if fault == "loses NaN":
         without_nan(lt, monkeypatch)
     else:
         memory, whole = cublaslt_on_cpu.memory, lt._epilogue
 
         def other(op, out, left, right, *given):
-            if epilogue == "bgradb":
+            if fault == "has other sums":
                 return whole(op, out, 2 * left, right, *given)
+            if fault == "counts in 16 bits":
+                return whole(op, out, np.where(left.sum(-1, keepdims=True) > 2048, 0.5, left),
+                             right, *given)  # fmt: skip
             aux = lt.get(op, 11)
             n = out.shape[1] * out.shape[2] // 8
             bits = memory(aux, n, "u1") if aux else None
-            if epilogue == "drelu" and aux:
+            if fault == "reads bits in another order" and aux:
                 bits[...] = turned(bits)
+            if fault == "multiplies by them" and aux:
+                return out * np.unpackbits(bits, bitorder="little").reshape(128, 128).T
             out = whole(op, out, left, right, *given)
-            if epilogue == "relu_aux_bias" and aux:
+            if fault == "writes bits in another order" and aux:
                 bits[...] = turned(bits)
             return out
 
@@ -268,6 +274,36 @@ def test_an_epilogue_that_is_not_what_is_meant_is_not_used(
     assert not machine.fuses(epilogue, *kind)
     others = [x for x in GRADIENTS if x != epilogue and "relu" not in epilogue + x]
     assert all(machine.fuses(x, *kind) for x in others)
+
+
+@pytest.mark.parametrize("takes", [0.5, 2.0], ids=["kernel is faster", "epilogue is faster"])
+def test_the_faster_of_an_epilogue_and_a_kernel_is_taken_and_kept(
+    takes, lt, host, machine, monkeypatch
+):
+    monkeypatch.setattr(cuda_machine, "COMPARED_FROM", 1)
+    timer, timed = products_gpu.event_timer, []
+
+    def by_what_it_starts(launch, stream):
+        n_launched = len(host.launches)
+        time_s = timer(launch, stream)
+        is_kernel = len(host.launches) > n_launched
+        timed.append(is_kernel)
+        return takes if is_kernel else time_s
+
+    monkeypatch.setattr(products_gpu, "event_timer", by_what_it_starts)
+    for again in (False, True):
+        made, (x, weight, _), bits, held = wide(machine, "float32", "drelu")
+        machine.multiply(made)
+        assert timed.count(True) == (not again)  # the second time its time is known
+        timed.clear()
+        before = len(host.launches)
+        machine.multiply(made)
+        assert (len(host.launches) > before) is (takes < 1)
+        wanted = np.where(bits, x @ weight, 0)
+        np.testing.assert_allclose(
+            found_at(machine, held["out"], wanted, "float32"), wanted, atol=1e-5
+        )
+        machine._plans.clear()
 
 
 @pytest.mark.parametrize("precision", ["high", "medium"])
