@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from nnx import dtypes
-from nnx.graph import Eqn, Graph, Var, same_shape
+from nnx.graph import Eqn, Graph, Var, readers_of, same_shape
 from nnx.kernels.cuda_gemm import GEMM, MASK, MASK_MULTIPLE, RELU, SUMS
-from nnx.passes import dead_code
+from nnx.passes import dead_code, is_zero
 
 WIDE = 1024
 """From so many columns on a product has such epilogues."""
@@ -30,10 +30,7 @@ class _Masked:
     def __init__(self, graph: Graph, machine: Any) -> None:
         self.graph, self.machine = graph, machine
         self.maker = {eqn.out: eqn for eqn in graph.eqns}
-        self.readers: dict[Var, list[Eqn]] = {}
-        for eqn in graph.eqns:
-            for x in set(eqn.vars):
-                self.readers.setdefault(x, []).append(eqn)
+        self.readers = readers_of(graph)
         self.is_wide = any(map(_is_wide_product, graph.eqns))
         self.new: dict[Eqn, list[Eqn]] = {}
         """What comes in the place of an eqn."""
@@ -52,7 +49,7 @@ class _Masked:
     def _mask(self, positive: Eqn) -> None:
         """Let products leave out what relu left out, if only gradients ask where it did."""
         h, zero = positive.inputs
-        if not isinstance(h, Var) or not _is_zero(zero) or h not in self.maker:
+        if not isinstance(h, Var) or not is_zero(zero) or h not in self.maker:
             return
         ends = self.readers.get(positive.out, [])
         products = [self._left_out(eqn, positive.out, h) for eqn in ends]
@@ -72,7 +69,7 @@ class _Masked:
 
     def _left_out(self, eqn: Eqn, positive: Var, h: Var) -> Eqn | None:
         """Return the product whose elements an eqn leaves out where there is no bit, if it does."""
-        if eqn.op.name != "where" or eqn.inputs[0] is not positive or not _is_zero(eqn.inputs[2]):
+        if eqn.op.name != "where" or eqn.inputs[0] is not positive or not is_zero(eqn.inputs[2]):
             return None
         product = self.maker.get(eqn.inputs[1])
         if product is None or not self._is_plain(product) or not _is_wide_product(product):
@@ -86,7 +83,7 @@ class _Masked:
         """Return whether an eqn is relu of a product, for products."""
         if eqn.op is GEMM:
             return eqn.attrs["epilogue"] == "relu_bias"
-        if eqn.op.name != "maximum" or not _is_zero(eqn.inputs[1]):
+        if eqn.op.name != "maximum" or not is_zero(eqn.inputs[1]):
             return False
         x = self.maker.get(eqn.inputs[0])
         readers = self.readers[eqn.out]
@@ -152,10 +149,6 @@ def _is_wide_product(eqn: Eqn) -> bool:
     n = eqn.out.shape[1]
     narrow = eqn.inputs[0].dtype.bits == 16 or eqn.attrs["compute"] == "tf32"
     return narrow and type(n) is int and n >= WIDE and n % MASK_MULTIPLE == 0
-
-
-def _is_zero(x: Any) -> bool:
-    return type(x) in (int, float) and x == 0
 
 
 def _ordered(eqns: Iterable[Eqn]) -> list[Eqn]:

@@ -13,9 +13,10 @@ from typing import Any
 
 from nnx import dtypes
 from nnx.dtypes import DType
-from nnx.graph import Eqn, Graph, Var, same_shape
+from nnx.graph import Eqn, Graph, Var, readers_of, same_shape
 from nnx.kernels.cuda_gemm import GEMM
 from nnx.op import OPS
+from nnx.passes import is_zero
 
 COMPARISONS = frozenset({"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"})
 
@@ -28,10 +29,7 @@ def narrowed(graph: Graph, kind: DType) -> Graph:
 class _Narrowed:
     def __init__(self, graph: Graph, kind: DType) -> None:
         self.graph, self.kind = graph, kind
-        self.readers: dict[Var, list[Eqn]] = {}
-        for eqn in graph.eqns:
-            for x in set(eqn.vars):
-                self.readers.setdefault(x, []).append(eqn)
+        self.readers = readers_of(graph)
         self.kept = {eqn.out for eqn in reversed(graph.eqns) if self._has_factor(eqn.out)}
         self.kept = {x for x in self.kept if self._may_be_narrow(x)}
         self.narrow: dict[Var, Var] = {}
@@ -77,7 +75,7 @@ class _Narrowed:
         given = eqn.inputs[-2:]
         others = [y for y in given if y is not x]
         whole = same_shape(eqn.out.shape, x.shape) and x not in eqn.inputs[:-2]
-        return whole and len(others) == 1 and _is_zero(others[0])
+        return whole and len(others) == 1 and is_zero(others[0])
 
     def _is_gradient_of_bias(self, eqn: Eqn, x: Var) -> bool:
         """Return whether an eqn sums the rows of a value that a product sums them with."""
@@ -132,9 +130,5 @@ def _is_single(x: Any) -> bool:
     return isinstance(x, Var) and x.dtype is dtypes.float32
 
 
-def _is_zero(x: Any) -> bool:
-    return type(x) in (int, float) and x == 0
-
-
 def _compares_with_zero(eqn: Eqn) -> bool:
-    return eqn.op.name in COMPARISONS and any(map(_is_zero, eqn.inputs))
+    return eqn.op.name in COMPARISONS and any(map(is_zero, eqn.inputs))

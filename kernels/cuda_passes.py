@@ -6,13 +6,13 @@ from typing import Any
 
 from nnx import dtypes
 from nnx.dtypes import DType
-from nnx.graph import Eqn, Graph, Var, same_shape
+from nnx.graph import Eqn, Graph, Var, readers_of, same_shape
 from nnx.kernels.cuda_gemm import GEMM
 from nnx.kernels.cuda_masks import masked
 from nnx.kernels.cuda_narrow import narrowed
 from nnx.kernels.groups import is_view
 from nnx.op import OPS
-from nnx.passes import dead_code
+from nnx.passes import dead_code, is_zero
 from nnx.scalar import Scalar
 
 COMPUTE = {"float16": "float32", "bfloat16": "float32", "float64": "float64"}
@@ -42,10 +42,7 @@ class _Products:
     def __init__(self, graph: Graph, precision: str, machine: Any) -> None:
         self.graph, self.precision, self.machine = graph, precision, machine
         self.maker = {eqn.out: eqn for eqn in graph.eqns}
-        self.readers: dict[Var, list[Eqn]] = {}
-        for eqn in graph.eqns:
-            for x in set(eqn.vars):
-                self.readers.setdefault(x, []).append(eqn)
+        self.readers = readers_of(graph)
         self.cast: dict[Var, Var] = {}
         self.eqns: list[Eqn] = []
 
@@ -138,9 +135,6 @@ def _is_product(eqn: Eqn) -> bool:
 
 
 def _is_relu(eqn: Eqn, x: Var) -> bool:
-    def is_zero(y: Any) -> bool:
-        return type(y) in (int, float) and y == 0
-
     if eqn.op.name != "maximum" or eqn.out.dtype is not x.dtype:
         return False
     return (eqn.inputs[0] is x and is_zero(eqn.inputs[1])) or (

@@ -85,7 +85,7 @@ class Setting:
             sum(p.blocks(env) for p in run.parts) if isinstance(run, Launch) else 0
             for run in step.runs
         ]
-        self._words = self.emission.numbers_of(env)
+        self._words, self._given = self.emission.numbers_of(env), b""
         self._seen: dict[Any, Any] = {}
         self._machine = machine
 
@@ -106,8 +106,7 @@ class Setting:
 
     def _run(self) -> int:
         machine, slots = self._machine, self.program.emitted
-        self.emission.renew(self._words, self.env(self.table))
-        machine.upload(self._places["call"], self._words)
+        self._number()
         addresses = self.table[slots.first : slots.last].tolist()
         key, starts, moved_in, moved_out = self._replay(addresses)
         for target, i in moved_in:
@@ -165,9 +164,16 @@ class Setting:
     def ready(self) -> dict[str, int]:
         """Return where everything is in the call that the table describes, its numbers written."""
         program, slots = self.program, self.program.emitted
-        self.emission.renew(self._words, self.env(self.table))
-        self._machine.upload(self._places["call"], self._words)
+        self._number()
         return program.named(self.table[slots.first : slots.last].tolist()) | self._places
+
+    def _number(self) -> None:
+        """Give the GPU the numbers of the call that the table describes, where it has others."""
+        self.emission.renew(self._words, self.env(self.table))
+        words = self._words.tobytes()
+        if words != self._given:
+            self._machine.upload(self._places["call"], self._words)
+            self._given = words
 
     # Replays
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nnx import shapes
-from nnx.graph import CHECK, FULL, IOTA, Eqn, Graph, Var, same_shape
+from nnx.graph import CHECK, FULL, IOTA, Eqn, Graph, Var, readers_of, same_shape
 from nnx.kernels.expressions import is_elementwise
 
 REDUCTIONS = frozenset({"sum", "prod", "max", "min", "any", "all"})
@@ -80,10 +80,7 @@ class Plan:
     def __init__(self, graph: Graph, updates: dict[int, int]) -> None:
         self.graph = graph
         self.maker: dict[Var, Eqn] = {eqn.out: eqn for eqn in graph.eqns}
-        self.readers: dict[Var, list[Eqn]] = {}
-        for eqn in graph.eqns:
-            for x in set(eqn.vars):
-                self.readers.setdefault(x, []).append(eqn)
+        self.readers = readers_of(graph)
         self.late = {graph.outputs[i] for i in updates}
         self._inline = self._numbers()
         self._sources: dict[Eqn, list[tuple[Var, bool]]] = {}

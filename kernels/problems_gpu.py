@@ -83,7 +83,8 @@ class Problem(NamedTuple):
     Epilogues: ``bias`` (n,) is added to each row, then relu or gelu (the tanh form) is applied.
     ``*_aux`` also writes to ``aux`` what the gradient needs: for gelu its input, (m, n) of
     ``dtype_out`` with rows of ``ld_aux`` elements, a multiple of 8; for relu a mask of bits with
-    rows of ``ld_aux`` bits, a multiple of 128, whose inside only ``drelu`` knows. ``drelu`` and
+    rows of ``ld_aux`` bits, a multiple of 128; NVIDIA's text does not say how they lie, and
+    `nnx.kernels.epilogues_gpu` tries whether the first of a byte is the lowest. ``drelu`` and
     ``dgelu`` read it, and write the product times the derivative; ``*_bgrad`` also writes the sums
     of that over m to ``bias`` (n,). ``bgradb`` writes the sums of op(B) over k to ``bias`` (n,):
     with dW = x^T g it is the gradient of the bias. ``bgrada`` sums op(A) over k, (m,).

@@ -78,6 +78,15 @@ class Graph:
         return Graph(self.inputs, self.scalars, eqns, self.outputs if outputs is None else outputs)
 
 
+def readers_of(graph: Graph) -> dict[Var, list[Eqn]]:
+    """Return the eqns that read each value, in order; values that none reads are not there."""
+    found: dict[Var, list[Eqn]] = {}
+    for eqn in graph.eqns:
+        for x in dict.fromkeys(eqn.vars):
+            found.setdefault(x, []).append(eqn)
+    return found
+
+
 class CheckError(TraceError):
     """A value was met that a check of a graph refuses."""
 

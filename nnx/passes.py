@@ -188,7 +188,7 @@ class _Known:
     def same(self, eqn: Eqn) -> Var | None:
         """Return an earlier value that equals an eqn's, if one is known."""
         name = eqn.op.name
-        if name in ("greater", "not_equal") and _is_zero(eqn.inputs[1]):
+        if name in ("greater", "not_equal") and is_zero(eqn.inputs[1]):
             below = self._maker.get(eqn.inputs[0])
             if below is not None and below.op.name == "astype":
                 flag = below.inputs[0]
@@ -206,7 +206,7 @@ class _Known:
             below = self._maker.get(eqn.inputs[0])
             if below is not None and below.op.name == "negative":
                 return _with_inputs(eqn, below.inputs)
-        if name == "greater" and _is_zero(eqn.inputs[1]) and eqn.inputs[0] in self._not_negative:
+        if name == "greater" and is_zero(eqn.inputs[1]) and eqn.inputs[0] in self._not_negative:
             # The same for every x, NaN too; x itself then need not be kept.
             return _with_inputs(eqn, (self._not_negative[eqn.inputs[0]], eqn.inputs[1]))
         return eqn
@@ -215,7 +215,7 @@ class _Known:
         """Learn from an eqn."""
         if eqn.op.name == "maximum":
             for x, bound in (eqn.inputs, eqn.inputs[::-1]):
-                if isinstance(x, Var) and _is_zero(bound) and x.dtype is eqn.out.dtype:
+                if isinstance(x, Var) and is_zero(bound) and x.dtype is eqn.out.dtype:
                     self._not_negative[x] = eqn.out
         elif eqn.op is CHECK:
             self._refuse(eqn.inputs[0])
@@ -242,7 +242,8 @@ def _with_inputs(eqn: Eqn, inputs: Sequence[Any]) -> Eqn:
     return Eqn(eqn.op, inputs, eqn.attrs, eqn.out, eqn.place)
 
 
-def _is_zero(x: Any) -> bool:
+def is_zero(x: Any) -> bool:
+    """Return whether an input is the number 0."""
     return type(x) in (int, float) and x == 0
 
 

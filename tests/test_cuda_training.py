@@ -252,6 +252,20 @@ def test_a_thousand_replays_take_no_memory(emulated):
     assert machine.uploaded == 1000 * 8 * program.emission({"B": 8}).row
 
 
+def test_numbers_that_do_not_change_are_given_once(emulated):
+    small, other = Small(optim.SGD(0.1)), Small(optim.SGD(lambda done: 0.1 / (1 + done)))
+    uploaded = []
+    for step in (small, other):
+        for i in range(3):
+            step(*batch(i))
+        machine = emulated[-1].machine
+        machine.uploaded = 0
+        for i in range(5):
+            step(*batch(i))
+        uploaded.append(machine.uploaded)
+    assert uploaded[0] == 0 < uploaded[1]
+
+
 def test_a_replay_reads_no_memory_of_the_call_it_was_captured_in(emulated):
     small, other = Small(), Small()
     kept = [tuple(np.array(a) for a in batch(i)) for i in range(5)]
