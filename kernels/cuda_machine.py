@@ -96,6 +96,7 @@ class CupyMachine:
         renew_at_fork(self, "lock", threading.RLock)
         self._capturing: Any = None
         self._own: Any = None
+        self._before: Any = None
         self._plans: dict[tuple[Any, ...], Plan | Apart] = {}
         self._fused: dict[tuple[str, ...], bool] = {}
 
@@ -156,6 +157,13 @@ class CupyMachine:
         finally:
             self._own = None
             current.wait_event(own.record())
+
+    def take_turn(self) -> None:
+        """Let the current stream wait for the one before it: both use the memory of steps."""
+        current, before = self._cupy.cuda.get_current_stream(), self._before
+        if before is not None and before.ptr != current.ptr:
+            current.wait_event(before.record())
+        self._before = current
 
     def load(self, source: str) -> dict[str, Any]:
         """Return the kernels of a text by name."""

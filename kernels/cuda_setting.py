@@ -24,7 +24,8 @@ there is none:
 - ``seconds(function)`` times what a function starts;
 - ``scope()`` is the context in which its device is current, ``aside()`` one in which what is
   started waits for what was, and for nothing else; ``lock`` is held while a step is started: steps
-  share streams, captures and the memory of products;
+  share streams, captures and the memory of products, also where the caller's stream is another
+  than before, after ``take_turn()``;
 - ``arrays`` makes arrays and tells where they are: see `nnx.places.HostArrays`.
 """
 
@@ -102,6 +103,7 @@ class Setting:
     def run(self) -> int:
         """Run the step that the table describes; return its status."""
         with self._machine.lock, self._machine.scope():
+            self._machine.take_turn()
             return self._run()
 
     def _run(self) -> int:
@@ -252,8 +254,10 @@ class Setting:
         ``words`` has what the table's ``slots`` hold in step s.
         """
         machine = self._machine
-        with machine.lock, machine.scope(), machine.aside():
-            return self._run_steps(n, batch, order, columns, results, words, slots)
+        with machine.lock, machine.scope():
+            machine.take_turn()
+            with machine.aside():
+                return self._run_steps(n, batch, order, columns, results, words, slots)
 
     def _run_steps(
         self, n: int, batch: int, order: Any, columns: Sequence[Any],

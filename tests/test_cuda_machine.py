@@ -10,7 +10,7 @@ from nnx.kernels.cuda_machine import RING_BYTES
 from nnx.kernels.cuda_passes import products
 from nnx.kernels.cuda_program import CudaProgram
 from nnx.kernels.cuda_setting import Setting
-from tests.driver import MAIN, product, read, result, words
+from tests.driver import MAIN, Stream, product, read, result, words
 from tests.test_cuda_training import Small, batch, same
 from tests.test_fit_jit import agree, trained
 from tests.tracing import Form, outputs_for, run_cuda
@@ -312,6 +312,18 @@ def test_many_steps_go_to_a_stream_of_their_own_in_their_turn(driven, host, mach
         machine.copy(at, at + 8, 8)
     machine.copy(at + 16, at, 8)
     assert machine.download(at, 3).tolist() == [6, 6, 6]
+
+
+def test_steps_on_several_streams_come_one_after_the_other(host, machine, monkeypatch):
+    memory = machine.memory(16)
+    at = memory.address
+    machine.take_turn()
+    machine.upload(at, words(1, 6))
+    other = Stream(host)
+    monkeypatch.setattr(host.cupy.cuda, "get_current_stream", lambda: other)
+    machine.take_turn()
+    machine.copy(at + 8, at, 8)
+    assert machine.download(at, 2).tolist() == [6, 6]
 
 
 def test_a_step_outside_of_a_network_is_numpy_s(driven, host, machine):
