@@ -124,12 +124,26 @@ class _Masked:
                 and _is_wide_product(product)
                 and product.out.dtype is eqn.out.dtype
                 and self._does("bgradb", product)
+                and not self._depends(product, eqn)
             ):
                 attrs = {**product.attrs, "epilogue": "bgradb"}
                 self.new[product] = [Eqn(GEMM, product.inputs, attrs, product.out, product.place)]
                 given = {"dtype": eqn.out.dtype, "keepdims": len(eqn.out.shape) == 2}
                 self.new[eqn] = [Eqn(SUMS, (x, product.out), given, eqn.out, eqn.place)]
                 return
+
+    def _depends(self, product: Eqn, other: Eqn) -> bool:
+        """Return whether a product needs what another eqn makes, to be made at all."""
+        seen, waiting = set(), [product]
+        while waiting:
+            eqn = waiting.pop()
+            if eqn is other:
+                return True
+            if eqn not in seen:
+                seen.add(eqn)
+                inputs = [x for new in self.new.get(eqn, [eqn]) for x in new.vars]
+                waiting += [self.maker[x] for x in inputs if x in self.maker]
+        return False
 
     # Products
 

@@ -189,6 +189,22 @@ def test_sums_that_no_product_stands_beside_are_loops():
     assert [eqn.op for eqn in graph.eqns].count(SUMS) == 1
 
 
+def test_sums_that_the_product_itself_needs_are_loops():
+    def centred(x):
+        return (x - x.sum(axis=0) / N).T @ x
+
+    def crossed(x, g):
+        one, two = x.sum(axis=0), g.sum(axis=0)
+        return (x * two).T @ x, (g * one).T @ g
+
+    x, g = drawn(N, WIDTH), drawn(N + 0, 2 * WIDTH)[:, :WIDTH]
+    graph = made(centred, x, precision="high")
+    assert SUMS not in [eqn.op for eqn in graph.eqns]
+    # Of two that would wait for each other one is a loop.
+    graph = made(crossed, x, g, precision="high")
+    assert [eqn.op for eqn in graph.eqns].count(SUMS) == 1
+
+
 # The numbers
 
 
