@@ -11,9 +11,10 @@ import pytest
 
 import nnx
 from nnx.kernels.cuda_matrices import matrices
+from nnx.kernels.cuda_short import WARP_TURNS
 from nnx.kernels.cuda_step import Launch, Product
 from tests import cuda_on_cpu
-from tests.cuda_machine import cuda_program
+from tests.cuda_machine import Machine, cuda_program
 from tests.cuda_on_cpu import ORDERS
 from tests.random_graphs import BATCH, OTHER_BATCH
 from tests.reference import bounds, wrong
@@ -37,10 +38,12 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("seeds", given, ids=[f"{p.start}-{p.stop - 1}" for p in parts])
 
 
-def test_random_programs_as_kernels(seeds):
+def test_random_programs_as_kernels(seeds, monkeypatch):
     faults = []
     for seed, length in seeds:
         case = Case(seed, length)
+        # Products as loops in every other pair.
+        monkeypatch.setattr(Machine, "warp_turns", WARP_TURNS if seed % 4 < 2 else 0)
         way = "cuda in place" if seed % 2 else "cuda"
         program = case.compiled(way)
         for order in (ORDERS[seed % 2], seed + 1):
