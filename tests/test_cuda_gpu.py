@@ -12,6 +12,9 @@ import nnx
 from nnx import nn, optim
 from nnx.op import OPS
 from tests.test_compiled_ops import held, parts, rows_of
+from tests.test_cuda_masks import ROUND, by_hand, form_of
+from tests.test_cuda_masks import arguments as wide_arguments
+from tests.test_cuda_masks import network as network_of
 from tests.test_lessons_jit import NETWORKS, ONCE, PAIRS, STEPS, check
 from tests.test_lessons_jit import rows_of as lesson_rows
 from tests.tracing import outputs_for
@@ -82,6 +85,45 @@ def test_every_sample_of_every_op_is_within_the_bounds_of_float64(op):
 @pytest.mark.parametrize(("network", "optimizer"), ONCE)
 def test_lessons_are_as_near_the_truth_as_on_the_cpu(network, optimizer):
     check(network, optimizer, STEPS, DEVICE)
+
+
+@pytest.mark.parametrize(("network", "optimizer"), ONCE[::3])
+def test_lessons_whose_products_are_none_of_them_loops(network, optimizer, monkeypatch):
+    from nnx.kernels.cuda_machine import CupyMachine
+
+    monkeypatch.setattr(CupyMachine, "warp_turns", 0)
+    check(network, optimizer, STEPS, DEVICE)
+
+
+@pytest.mark.parametrize("precision", ROUND)
+def test_wide_layers_have_the_gradients_of_rounded_factors(precision):
+    arrays = wide_arguments((40, 1024, 2048, 6))
+    form = form_of(network_of, arrays)
+    kind = ROUND[precision]
+    nnx.set_matmul_precision(precision)
+    try:
+        for _, (found, *more) in replayed(form, arrays + form.literals):
+            for one, two in zip((found, *more), by_hand(kind, *arrays), strict=True):
+                if precision == "high":
+                    # How factors lose digits is not said: relu's sign may be another near 0.
+                    assert np.linalg.norm(one - two) < 5e-2 * np.linalg.norm(two)
+                else:
+                    np.testing.assert_allclose(one, two, rtol=0, atol=4e-3 * np.abs(two).max())
+    finally:
+        nnx.set_matmul_precision("highest")
+
+
+def test_nan_stays_in_wide_layers():
+    arrays = wide_arguments((40, 1024, 2048, 6))
+    arrays[0][3, 5] = np.nan
+    form = form_of(network_of, arrays)
+    nnx.set_matmul_precision("medium")
+    try:
+        for _, (out, first, *_) in replayed(form, arrays + form.literals):
+            assert np.isnan(out[3]).all() and not np.isnan(np.delete(out, 3, 0)).any()
+            assert np.isnan(first[5]).all()
+    finally:
+        nnx.set_matmul_precision("highest")
 
 
 @pytest.mark.slow
