@@ -21,6 +21,8 @@ NAMES = {
     "torch-cuda": "torch", "torch-compile-cuda": "torch.compile", "jax-cuda": "jax.jit",
     gpu_elementwise.KERNEL: "nnx's kernel", gpu_elementwise.COPY: "copy",
 }  # fmt: skip
+TESTED = ("tests", "slow tests")
+"""The stages of tests."""
 NOT_MEASURED = "not yet measured on a GPU"
 
 
@@ -42,9 +44,9 @@ def limits(results: Results) -> list[Verdict]:
 
 
 def is_fault(row: Row) -> bool:
-    """Return whether a row tells of something wrong, and not only slow or cut."""
+    """Return whether a row tells of something wrong or of tests cut, not only of slow figures."""
     if row["kind"] == "tests":
-        return bool(row["problems"]) or row["exit"] not in (0, None)
+        return bool(row["problems"]) or row["exit"] != 0
     if row["kind"] == "sanitizer":
         return row["status"] == "failed" or row.get("errors", 0) > 0
     if row["kind"] == "case":
@@ -53,8 +55,9 @@ def is_fault(row: Row) -> bool:
 
 
 def _faults(results: Results) -> Iterator[Verdict]:
-    for row in rows(results, "tests", "tests"):
-        yield verdict("tests that fail on the GPU", len(row["problems"]), "at most", 0)
+    for stage in TESTED:
+        for row in rows(results, stage, "tests"):
+            yield verdict(f"{stage} that fail on the GPU", len(row["problems"]), "at most", 0)
     for row in rows(results, "sanitizer", "sanitizer"):
         if row["status"] == "ok":
             yield verdict(f"{row['tool']}: errors", row["errors"], "at most", 0)
@@ -259,7 +262,7 @@ def _faulty(results: Results) -> str:
             if row["kind"] == "left out":
                 lines.append(f"{name}: {row['what']}: {row['reason']}")
             elif row["kind"] == "tests":
-                lines.append(f"{_counted(row)} ({row['log']})")
+                lines.append(f"{_counted(name, row)} ({row['log']})")
                 lines += [f"failed: {problem}" for problem in row["problems"]]
             elif row["kind"] == "sanitizer":
                 said = f"{row['errors']} errors" if "errors" in row else row["status"]
@@ -270,11 +273,12 @@ def _faulty(results: Results) -> str:
     ) if lines else ""  # fmt: skip
 
 
-def _counted(row: Row) -> str:
+def _counted(stage: str, row: Row) -> str:
     cut = ", cut before the last" if row["exit"] is None else ""
+    left = f", {row['not_run']} not run" if row["not_run"] else ""
     return (
-        f"tests: {row['passed']} passed, {row['skipped']} skipped, "
-        f"{len(row['problems'])} failed{cut}"
+        f"{stage}: {row['passed']} passed, {row['skipped']} skipped, "
+        f"{len(row['problems'])} failed{cut}{left}"
     )
 
 
@@ -283,7 +287,8 @@ def summary(results: Results) -> str:
     lines = [f"{v['figure']}: {three_figures(v['measured'])}, {v['rule']} {v['limit']:g}: "
              + ("met" if v["met"] else "MISSED") for v in results["limits"]]  # fmt: skip
     lines = lines or ["Nothing was measured that has a limit."]
-    return "\n".join([*lines, *map(_counted, rows(results, "tests", "tests"))])
+    lines += [_counted(stage, row) for stage in TESTED for row in rows(results, stage, "tests")]
+    return "\n".join(lines)
 
 
 # The README

@@ -52,23 +52,49 @@ class Deadline:
 
 # Tests
 
+RISKY = ("test_cuda_gpu.py", "test_products_on_gpu.py", "test_cupy.py", "test_cupy_jit.py")
+"""What would be wrong first goes first: where the time ends, the rest is left."""
+QUICK_TESTS = "captured or replays or label_out_of_range"
 NOT_COLLECTED = re.compile(r"^ERROR (\S+\.py)(?: - .*)?$", re.MULTILINE)
+COLLECTED = re.compile(
+    r"^(?:collecting .*)?collected (\d+) items?(?:.* / (\d+) selected)?", re.MULTILINE
+)
 RESULT = re.compile(r"^(\S+\.py::.*?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
 
 
 def tests(options: Options) -> Iterator[Row]:
-    """Run the tests that are marked `gpu`."""
+    """Run the tests that are marked `gpu`, the risky ones first; in short, a few of those."""
+    yield from _tests(options, "gpu and not slow", "tests.txt")
+
+
+def slow_tests(options: Options) -> Iterator[Row]:
+    """Run the long forms of tests that are marked `gpu`."""
+    yield from _tests(options._replace(quick=False), "gpu and slow", "slow-tests.txt")
+
+
+def _tests(options: Options, marks: str, name: str) -> Iterator[Row]:
     folder = ROOT / "tests"
     if not folder.is_dir():
         yield {"kind": "left out", "what": "tests", "reason": f"there is no {folder.name} beside "
                "the package: run this in a checkout"}  # fmt: skip
         return
-    log = options.out / "tests.txt"
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "--tb=short", "-p",
+    log = options.out / name
+    chosen = ["-k", QUICK_TESTS] if options.quick else []
+    command = [sys.executable, "-m", "pytest", "-m", marks, *chosen, "-v", "--tb=short", "-p",
                "no:cacheprovider", "--color=no", "--continue-on-collection-errors",
-               str(folder)]  # fmt: skip
+               *map(str, in_order(folder))]  # fmt: skip
     status = logged(command, log, options.seconds - 5, ROOT)
     yield tested(log.read_text(encoding="utf-8", errors="replace"), status, log.name)
+
+
+def in_order(folder: Path) -> list[Path]:
+    """Return the files of tests, the risky ones first.
+
+    Each is named: pytest would leave out files that stand before the folder that they lie in.
+    """
+    found = sorted(folder.rglob("test_*.py"))
+    rank = {name: i for i, name in enumerate(RISKY)}
+    return sorted(found, key=lambda path: rank.get(path.name, len(RISKY)))
 
 
 def logged(
@@ -96,6 +122,9 @@ def tested(text: str, status: int | None, log: str) -> Row:
         for word in ("PASSED", "FAILED", "ERROR", "SKIPPED", "XFAIL", "XPASS")
     }
     row: Row = {"kind": "tests", **counted, "exit": status, "log": log}
+    collected = COLLECTED.search(text)
+    n = int(collected[2] or collected[1]) if collected else None
+    row["not_run"] = None if n is None else max(n - len(found), 0)
     row["problems"] = [name for name, word in found.items() if word in ("FAILED", "ERROR")]
     row["problems"] += [f"not collected: {name}" for name in NOT_COLLECTED.findall(text)]
     if not found and status is not None:

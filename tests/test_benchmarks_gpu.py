@@ -368,7 +368,7 @@ def test_half_a_row_is_left_out():
 def test_all_stages_together_take_less_than_ten_minutes():
     assert sum(s.seconds for s in gpu.STAGES.values()) >= gpu.TOTAL_S - 10
     assert gpu.TOTAL_S < 600 and gpu.QUICK_S < 120
-    for found in gpu.STAGES.values():
+    for found in (*gpu.STAGES.values(), *gpu.ASKED.values()):
         module, name = found.function.split(":")
         assert module == gpu_stages.__name__ and callable(getattr(gpu_stages, name))
         assert found.quick_seconds <= found.seconds
@@ -411,10 +411,14 @@ def test_with_a_gpu_the_chosen_stages_run(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(gpu, "why_not", lambda: None)
     monkeypatch.setattr(gpu, "gpu_facts", lambda: FACTS)
     monkeypatch.setattr(gpu, "STAGES", {"a": stage("fine"), "b": stage("raises")})
+    monkeypatch.setattr(gpu, "ASKED", {"slow": stage("fine")})
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert gpu.main(["--out", str(tmp_path), "--only", "a"]) == 0
         assert gpu.main(["--out", str(tmp_path)]) == 1
+        assert not (tmp_path / "slow.log").exists()
+        assert gpu.main(["--out", str(tmp_path), "--only", "slow"]) == 0
+        assert (tmp_path / "slow.log").exists()
     finally:
         signal.signal(signal.SIGTERM, before)
     assert "b: up to 60 s\n  crashed in" in capsys.readouterr().out
@@ -439,6 +443,7 @@ def test_unknown_stages_are_refused(capsys):
 
 def test_each_test_is_counted_even_where_the_run_was_ended():
     text = (
+        "collecting ... collected 12 items / 2 errors / 3 deselected / 9 selected\n"
         "tests/test_a.py::test_one PASSED                [ 10%]\n"
         "tests/test_a.py::test_two[x y] SKIPPED (no GPU: told) [ 20%]\n"
         "tests/test_b.py::TestC::test_three FAILED [ 30%]\n"
@@ -449,8 +454,8 @@ def test_each_test_is_counted_even_where_the_run_was_ended():
         "ERROR tests/test_b.py::test_four - OSError\n"
     )
     row = gpu_stages.tested(text, None, "tests.txt")
-    assert {k: row[k] for k in ("passed", "skipped", "failed", "error", "exit")} == {
-        "passed": 1, "skipped": 1, "failed": 1, "error": 1, "exit": None,
+    assert {k: row[k] for k in ("passed", "skipped", "failed", "error", "exit", "not_run")} == {
+        "passed": 1, "skipped": 1, "failed": 1, "error": 1, "exit": None, "not_run": 5,
     }  # fmt: skip
     assert row["problems"] == [
         "tests/test_b.py::TestC::test_three", "tests/test_b.py::test_four",
@@ -459,17 +464,31 @@ def test_each_test_is_counted_even_where_the_run_was_ended():
     assert gpu_report.is_fault(row)
 
 
-def test_tests_that_were_cut_are_told_and_no_fault():
+@pytest.mark.parametrize("stage", ["tests", "slow tests"])
+def test_tests_that_were_cut_are_no_pass(stage):
+    collected = "collected 4 items\n"
     passed = "tests/test_a.py::test_one PASSED [ 10%]\n"
-    for text in (passed, ""):
+    for text, left in ((collected + passed, ", 3 not run"), (collected, ", 4 not run"), ("", "")):
         row = gpu_stages.tested(text, None, "tests.txt")
-        assert row["problems"] == [] and not gpu_report.is_fault(row)
-        assert gpu_report.is_fault(gpu_stages.tested(text, 1, "tests.txt"))
+        assert row["problems"] == [] and gpu_report.is_fault(row)
         results = made_up()
-        results["stages"]["tests"]["rows"] = [row]
+        results["stages"][stage] = results["stages"]["tests"] | {"rows": [row]}
+        results["limits"] = gpu_report.limits(results)
         assert errors(results) == []
-        told = f"{row['passed']} passed, 0 skipped, 0 failed, cut before the last"
-        assert told in gpu_report.text(results) and told in gpu_report.summary(results)
+        told = f"{stage}: {row['passed']} passed, 0 skipped, 0 failed, cut before the last{left}"
+        for shown in (gpu_report.text(results), gpu_report.summary(results)):
+            assert told in shown and (left or " not run" not in shown.partition(told)[2])
+        assert not gpu.is_fine(results, [stage])
+    assert not gpu_report.is_fault(gpu_stages.tested(passed, 0, "tests.txt"))
+    assert gpu_report.is_fault(gpu_stages.tested(passed, 1, "tests.txt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "fine"), [("tests", False), ("slow tests", False), ("wide", True)]
+)
+def test_a_stage_of_tests_that_was_ended_is_no_pass(name, fine):
+    results = {"stages": {name: {"status": "cut", "rows": []}}}
+    assert gpu.is_fine(results, [name]) == fine
 
 
 def test_a_run_without_tests_is_a_fault():
@@ -477,19 +496,64 @@ def test_a_run_without_tests_is_a_fault():
     assert row["problems"] == ["no test was run: ImportError: no such module"]
 
 
-def test_the_tests_that_are_run_are_those_marked_gpu(tmp_path, monkeypatch):
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout whose tests say in which order they run; a test without a mark fails."""
     folder = tmp_path / "checkout" / "tests"
     folder.mkdir(parents=True)
-    (folder / "test_x.py").write_text(
-        "import pytest\n@pytest.mark.gpu\ndef test_on_gpu(): pass\ndef test_other(): assert False\n"
-    )
-    (folder.parent / "pytest.ini").write_text("[pytest]\nmarkers =\n  gpu: one\n")
+    for name in ("test_a.py", *reversed(gpu_stages.RISKY)):
+        (folder / name).write_text(
+            "import pytest\n"
+            "@pytest.mark.gpu\ndef test_other_on_gpu(): pass\n"
+            "@pytest.mark.gpu\ndef test_is_captured(): pass\n"
+            "@pytest.mark.gpu\n@pytest.mark.slow\ndef test_slow(): pass\n"
+            "def test_elsewhere(): assert False\n"
+        )
+    (folder.parent / "pytest.ini").write_text("[pytest]\nmarkers =\n  gpu: one\n  slow: long\n")
     monkeypatch.setattr(gpu_stages, "ROOT", folder.parent)
-    (row,) = gpu_stages.tests(gpu_stages.Options(tmp_path, 120))
-    assert (row["passed"], row["failed"], row["exit"], row["problems"]) == (1, 0, 0, [])
+
+
+def run_of_tests(stage, options):
+    """Return the row of a stage of tests, and which ran, as their files and names."""
+    (row,) = stage(options)
+    text = (options.out / row["log"]).read_text()
+    assert (row["failed"], row["exit"], row["problems"], row["not_run"]) == (0, 0, [], 0)
+    ran = re.findall(r"^tests/(\S+)::(\S+) PASSED", text, re.MULTILINE)
+    assert len(ran) == row["passed"]
+    return ran
+
+
+def test_the_tests_that_are_run_are_those_marked_gpu_the_risky_ones_first(checkout, tmp_path):
+    ran = run_of_tests(gpu_stages.tests, gpu_stages.Options(tmp_path, 120))
+    names = ("test_other_on_gpu", "test_is_captured")
+    assert ran == [(file, name) for file in (*gpu_stages.RISKY, "test_a.py") for name in names]
+
+
+def test_in_short_only_captures_replays_and_refusals_are_tested(checkout, tmp_path):
+    ran = run_of_tests(gpu_stages.tests, gpu_stages.Options(tmp_path, 120, quick=True))
+    assert {name for _, name in ran} == {"test_is_captured"}
+
+
+def test_slow_tests_are_a_stage_of_their_own_which_is_only_asked_for(checkout, tmp_path):
+    ran = run_of_tests(gpu_stages.slow_tests, gpu_stages.Options(tmp_path, 120, quick=True))
+    assert len(ran) == 5 and {name for _, name in ran} == {"test_slow"}
+    assert "slow tests" not in gpu.STAGES
+    options = gpu.parse(["--out", "x", "--only", "slow tests"])
+    assert options.only == ["slow tests"]
+
+
+def test_tests_need_a_checkout(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_stages, "ROOT", tmp_path / "nowhere")
     (row,) = gpu_stages.tests(gpu_stages.Options(tmp_path, 120))
     assert "no tests beside the package" in row["reason"]
+
+
+def test_the_tests_that_go_first_are_there():
+    files = [path.name for path in gpu_stages.in_order(ROOT / "tests")]
+    assert files[: len(gpu_stages.RISKY)] == list(gpu_stages.RISKY)
+    text = (ROOT / "tests" / gpu_stages.RISKY[0]).read_text(encoding="utf-8")
+    first, *_ = re.findall(r"def (test_\w+)", text)
+    assert any(word in first for word in gpu_stages.QUICK_TESTS.split(" or "))
 
 
 def test_a_missing_sanitizer_is_told(tmp_path, monkeypatch):

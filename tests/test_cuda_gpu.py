@@ -1,6 +1,7 @@
 """The compiled path on a GPU: what the tests without one hold of emitted text, on real hardware.
 
 All are marked gpu, and say so where they are skipped. Eager ops on a GPU are in tests/test_cupy.py.
+Captures, replays and refusals stand first: `python -m benchmarks.gpu` may be cut before the last.
 """
 
 import warnings
@@ -39,111 +40,6 @@ def captures(monkeypatch):
     capture = CupyMachine.capture
     monkeypatch.setattr(CupyMachine, "capture", noted)
     return found
-
-
-# Every op
-
-
-def replayed(form, arrays):
-    """Yield the results of each call, which must be the same bits."""
-    import cupy
-
-    program = nnx.device(DEVICE).backend.compile(form.lowered, {}, {})
-    given = [cupy.asarray(x) for x in arrays]
-    outputs = [cupy.asarray(x) for x in outputs_for(form.lowered, {})]
-    first = None
-    for i in range(CALLS):
-        assert program.run_at([x.data.ptr for x in (*given, *outputs)], {}) == 0
-        results = [cupy.asnumpy(x) for x in outputs]
-        bits = [x.tobytes() for x in results]
-        assert first is None or bits == first, f"other bits in call {i + 1}"
-        first = bits
-        yield f"call {i + 1}", results
-    for array, x in zip(arrays, given, strict=True):
-        assert cupy.asnumpy(x).tobytes() == array.tobytes()
-
-
-@pytest.mark.parametrize("first", range(0, len(OPS), 12))
-def test_every_op_and_its_derivatives_are_within_the_bounds_of_float64(first):
-    chosen = [rows_of(op, DEVICE)[0] for op in list(OPS)[first : first + 12]]
-    assert held(chosen, replayed) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("op", OPS)
-def test_every_sample_of_every_op_is_within_the_bounds_of_float64(op):
-    for some in parts(rows_of(op, DEVICE)):
-        assert held(some, replayed) == []
-
-
-# Training
-
-
-@pytest.mark.parametrize(("network", "optimizer"), ONCE)
-def test_lessons_are_as_near_the_truth_as_on_the_cpu(network, optimizer):
-    check(network, optimizer, STEPS, DEVICE)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("network", "optimizer"), [p for p in PAIRS if p not in ONCE])
-def test_lessons_with_every_optimizer(network, optimizer):
-    check(network, optimizer, STEPS, DEVICE)
-
-
-def started(network, device):
-    """Return a lesson's network with its first weights, made on a device."""
-    data, build = NETWORKS[network]
-    with nnx.device(device):
-        nnx.random.seed(3)
-        model = build()
-        if not hasattr(model, "loss"):
-            model(nnx.asarray(lesson_rows(data)[0][:4], device=device))
-    return model
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-def test_first_weights_are_bit_equal(network):
-    pairs = zip(started(network, "numpy").parameters(), started(network, DEVICE).parameters(),
-                strict=True)  # fmt: skip
-    for ours, theirs in pairs:
-        assert ours.numpy().tobytes() == theirs.numpy().tobytes()
-
-
-@pytest.mark.parametrize("jit", [False, True])
-def test_masks_are_bit_equal(jit):
-    def masks(device):
-        nnx.random.seed(5)
-        dropout = nn.Dropout(0.3)
-        function = nnx.jit(dropout) if jit else dropout
-        x = nnx.ones((70, 33), device=device)
-        return [function(x).numpy() for _ in range(CALLS)]
-
-    for ours, theirs in zip(masks("numpy"), masks(DEVICE), strict=True):
-        assert ours.tobytes() == theirs.tobytes()
-        assert 0 < (ours == 0).mean() < 1
-
-
-def test_shuffles_are_bit_equal():
-    """The mean of the rows of each batch tells which came when."""
-
-    class Noted(nnx.callbacks.Callback):
-        def __init__(self):
-            self.means = []
-
-        def on_train_batch_end(self, batch, logs=None):
-            self.means.append(logs["loss"])
-
-    def means(device):
-        nnx.random.seed(6)
-        model = nn.Sequential(nn.Dense(1, in_features=1))
-        model.compile(optim.SGD(1e-3), lambda p, y: nnx.mean(y) + 0.0 * nnx.mean(p), device=device)
-        y, noted = np.arange(64, dtype=np.float32)[:, None], Noted()
-        model.fit(y, y, batch_size=4, epochs=3, verbose=0, callbacks=[noted])
-        return noted.means
-
-    found = means(DEVICE)
-    assert found == means("numpy")
-    assert len(set(found)) > len(found) // 2
 
 
 # Capture and memory
@@ -260,3 +156,108 @@ def test_too_little_memory_in_a_compiled_function_leaves_it_usable():
     assert [outer(small).item() for _ in range(CALLS)] == [expected] * CALLS
     step, batch, _ = small_step()
     assert np.isfinite([step(*batch).item() for _ in range(CALLS)]).all()
+
+
+# Every op
+
+
+def replayed(form, arrays):
+    """Yield the results of each call, which must be the same bits."""
+    import cupy
+
+    program = nnx.device(DEVICE).backend.compile(form.lowered, {}, {})
+    given = [cupy.asarray(x) for x in arrays]
+    outputs = [cupy.asarray(x) for x in outputs_for(form.lowered, {})]
+    first = None
+    for i in range(CALLS):
+        assert program.run_at([x.data.ptr for x in (*given, *outputs)], {}) == 0
+        results = [cupy.asnumpy(x) for x in outputs]
+        bits = [x.tobytes() for x in results]
+        assert first is None or bits == first, f"other bits in call {i + 1}"
+        first = bits
+        yield f"call {i + 1}", results
+    for array, x in zip(arrays, given, strict=True):
+        assert cupy.asnumpy(x).tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("first", range(0, len(OPS), 12))
+def test_every_op_and_its_derivatives_are_within_the_bounds_of_float64(first):
+    chosen = [rows_of(op, DEVICE)[0] for op in list(OPS)[first : first + 12]]
+    assert held(chosen, replayed) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", OPS)
+def test_every_sample_of_every_op_is_within_the_bounds_of_float64(op):
+    for some in parts(rows_of(op, DEVICE)):
+        assert held(some, replayed) == []
+
+
+# Training
+
+
+@pytest.mark.parametrize(("network", "optimizer"), ONCE)
+def test_lessons_are_as_near_the_truth_as_on_the_cpu(network, optimizer):
+    check(network, optimizer, STEPS, DEVICE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("network", "optimizer"), [p for p in PAIRS if p not in ONCE])
+def test_lessons_with_every_optimizer(network, optimizer):
+    check(network, optimizer, STEPS, DEVICE)
+
+
+def started(network, device):
+    """Return a lesson's network with its first weights, made on a device."""
+    data, build = NETWORKS[network]
+    with nnx.device(device):
+        nnx.random.seed(3)
+        model = build()
+        if not hasattr(model, "loss"):
+            model(nnx.asarray(lesson_rows(data)[0][:4], device=device))
+    return model
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_first_weights_are_bit_equal(network):
+    pairs = zip(started(network, "numpy").parameters(), started(network, DEVICE).parameters(),
+                strict=True)  # fmt: skip
+    for ours, theirs in pairs:
+        assert ours.numpy().tobytes() == theirs.numpy().tobytes()
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_masks_are_bit_equal(jit):
+    def masks(device):
+        nnx.random.seed(5)
+        dropout = nn.Dropout(0.3)
+        function = nnx.jit(dropout) if jit else dropout
+        x = nnx.ones((70, 33), device=device)
+        return [function(x).numpy() for _ in range(CALLS)]
+
+    for ours, theirs in zip(masks("numpy"), masks(DEVICE), strict=True):
+        assert ours.tobytes() == theirs.tobytes()
+        assert 0 < (ours == 0).mean() < 1
+
+
+def test_shuffles_are_bit_equal():
+    """The mean of the rows of each batch tells which came when."""
+
+    class Noted(nnx.callbacks.Callback):
+        def __init__(self):
+            self.means = []
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.means.append(logs["loss"])
+
+    def means(device):
+        nnx.random.seed(6)
+        model = nn.Sequential(nn.Dense(1, in_features=1))
+        model.compile(optim.SGD(1e-3), lambda p, y: nnx.mean(y) + 0.0 * nnx.mean(p), device=device)
+        y, noted = np.arange(64, dtype=np.float32)[:, None], Noted()
+        model.fit(y, y, batch_size=4, epochs=3, verbose=0, callbacks=[noted])
+        return noted.means
+
+    found = means(DEVICE)
+    assert found == means("numpy")
+    assert len(set(found)) > len(found) // 2
