@@ -23,6 +23,8 @@ TOOLS = ("memcheck", "racecheck", "initcheck")
 SANITIZER = "compute-sanitizer"
 SANITIZER_ERRORS = 86
 """The exit status that compute-sanitizer is asked for where it finds something."""
+FOR_TURNS = 0.1
+"""The share of a stage's time that is kept for turns: nobody gets ready in it."""
 RUNS = 5
 """Of a fresh process, after one that fills caches."""
 
@@ -195,15 +197,18 @@ def rates(options: Options) -> Iterator[Row]:
 
 def small(options: Options) -> Iterator[Row]:
     """Set small training steps beside the peers."""
-    settings = harness.Settings(rounds=15, case_s=1.0, limit_s=120.0)
+    settings = harness.Settings(rounds=15, case_s=1.0, limit_s=30.0, open_s=120.0)
     if options.quick:
-        settings = settings._replace(rounds=7, case_s=0.3, limit_s=60.0)
+        settings = settings._replace(rounds=7, case_s=0.3)
     yield from cases("nnx.benchmarks.gpu_steps", gpu_steps.SMALL, options, settings)
 
 
 def wide(options: Options) -> Iterator[Row]:
     """Set the step of a wide network beside its products alone, and the peers."""
-    settings = harness.Settings(rounds=5 if options.quick else 9, length_s=0.1, limit_s=60.0)
+    settings = harness.Settings(
+        rounds=5 if options.quick else 9, length_s=0.1, limit_s=30.0,
+        open_s=max(60.0, options.seconds / 2),
+    )  # fmt: skip
     chosen = gpu_steps.LARGE
     if options.quick:  # the peers take longer to start than there is time
         chosen = tuple(c._replace(contestants=gpu_steps.QUICK_WIDE) for c in chosen)
@@ -237,7 +242,10 @@ def cases(
             yield case
             took_s[-1] = before - deadline.left_s()
 
-    for report in harness.measuring(module, in_time(), names, settings):
+    def left_s() -> float:
+        return deadline.left_s() - FOR_TURNS * options.seconds
+
+    for report in harness.measuring(module, in_time(), names, settings, left_s=left_s):
         yield {"kind": "case", **beside_floor(report, chosen, options.rates)}
     for case in chosen[len(took_s) :]:
         reason = f"no time was left of {options.seconds:.0f} s"

@@ -633,6 +633,18 @@ def test_cases_tell_who_is_missing_and_who_computes_something_else(tmp_path):
     assert "bad failed: RuntimeError" in gpu_report.text(results)
 
 
+def test_a_contestant_that_is_late_is_cut_and_no_fault(tmp_path):
+    cases = fake_cases(("plain", "late"), "first")
+    (row,) = rows_of_cases(tmp_path, 12, cases)  # in which nobody waits for TINY's limit
+    found = {name: c["status"] for name, c in row["contestants"].items()}
+    assert found == {"plain": "ok", "late": "cut"}
+    assert row["contestants"]["plain"]["turns"] == TINY.rounds
+    results = made_up()
+    results["stages"]["steps"]["rows"] = [row]
+    assert errors(results) == [] and not gpu_report.is_fault(row)
+    assert "| late | cut | no answer within" in gpu_report.text(results)
+
+
 def test_queued_work_is_timed_by_the_device_and_counted_by_its_units(tmp_path):
     (row,) = rows_of_cases(tmp_path, 60, fake_cases(("plain", "queued"), "first"))
     found = row["contestants"]["queued"]
