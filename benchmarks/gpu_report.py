@@ -23,6 +23,8 @@ NAMES = {
 }  # fmt: skip
 TESTED = ("tests", "slow tests")
 """The stages of tests."""
+CASES = {"steps": gpu_steps.SMALL, "wide": gpu_steps.LARGE, "elementwise": gpu_elementwise.CASES}
+"""Of the stages that compare."""
 NOT_MEASURED = "not yet measured on a GPU"
 
 
@@ -283,12 +285,23 @@ def _counted(stage: str, row: Row) -> str:
 
 
 def summary(results: Results) -> str:
-    """Return the limits, and how many tests there were, as lines for a terminal."""
+    """Return the limits, how many tests there were, and what was left out, for a terminal."""
     lines = [f"{v['figure']}: {three_figures(v['measured'])}, {v['rule']} {v['limit']:g}: "
              + ("met" if v["met"] else "MISSED") for v in results["limits"]]  # fmt: skip
     lines = lines or ["Nothing was measured that has a limit."]
     lines += [_counted(stage, row) for stage in TESTED for row in rows(results, stage, "tests")]
-    return "\n".join(lines)
+    lines += [_left_out(results, stage) for stage in CASES if stage in results["stages"]]
+    return "\n".join(filter(None, lines))
+
+
+def _left_out(results: Results, stage: str) -> str:
+    """Return how many cases of a stage were not measured, and how many contestants were cut."""
+    planned = sum(case.quick or not results["quick"] for case in CASES[stage])
+    found = rows(results, stage, "case")
+    n_cut = sum(c["status"] == "cut" for case in found for c in case["contestants"].values())
+    parts = [f"{planned - len(found)} of {planned} cases left out"] * (len(found) < planned)
+    parts += [f"contestants cut: {n_cut}"] * bool(n_cut)
+    return f"{stage}: {', '.join(parts)}" if parts else ""
 
 
 # The README

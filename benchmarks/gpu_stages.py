@@ -230,34 +230,41 @@ def cases(
     deadline = Deadline(options.seconds)
     chosen = [case for case in chosen if case.quick or not options.quick]
     names = list(dict.fromkeys(name for case in chosen for name in case.contestants))
-    took_s: list[float] = []
-
-    def in_time() -> Iterator[Case]:
-        for case in chosen:
-            # Of a cell one case compiles and the next does not.
-            if deadline.left_s() < 0.7 * max(took_s[-2:], default=0.0):
-                return
-            before = deadline.left_s()
-            took_s.append(before)
-            yield case
-            took_s[-1] = before - deadline.left_s()
+    begun: list[Case] = []
+    took_s: dict[bool, list[float]] = {True: [], False: []}
 
     def left_s() -> float:
         return deadline.left_s() - FOR_TURNS * options.seconds
 
+    def in_time() -> Iterator[Case]:
+        for case in chosen:
+            # Of a cell one case compiles and the next does not.
+            alike = took_s[any(_cell(case) == _cell(other) for other in begun)]
+            if left_s() <= 0 or deadline.left_s() < 0.7 * max(alike[-2:], default=0.0):
+                continue
+            before = deadline.left_s()
+            begun.append(case)
+            yield case
+            alike.append(before - deadline.left_s())
+
     for report in harness.measuring(module, in_time(), names, settings, left_s=left_s):
         yield {"kind": "case", **beside_floor(report, chosen, options.rates)}
-    for case in chosen[len(took_s) :]:
-        reason = f"no time was left of {options.seconds:.0f} s"
-        yield {"kind": "left out", "what": case.name, "reason": reason}
+    for case in chosen:
+        if case not in begun:
+            reason = f"no time was left of {options.seconds:.0f} s"
+            yield {"kind": "left out", "what": case.name, "reason": reason}
+
+
+def _cell(case: Case) -> Any:
+    return getattr(case.problem, "cell", case.problem)
 
 
 def beside_floor(report: Row, chosen: Sequence[Case], found: Row | None) -> Row:
     """Add the time predicted for a case, where rates were measured, and each share of it."""
     if not found or not report["bytes"]:
         return report
-    problem = next(case for case in chosen if case.name == report["name"]).problem
-    precision = problem.cell.precision if hasattr(problem, "cell") else "highest"
+    cell = _cell(next(case for case in chosen if case.name == report["name"]))
+    precision = getattr(cell, "precision", "highest")
     floor_us = gpu_rates.floor_us(
         found, precision, report["flops"], report["bytes"], report.get("launches", 1)
     )

@@ -206,6 +206,40 @@ def test_every_cell_of_the_comparison_is_measured():
     }
 
 
+def test_cells_are_measured_in_the_order_of_what_they_tell():
+    order = [(case.problem.cell.batch, case.problem.cell.optimizer, case.problem.queued)
+             for case in gpu_steps.SMALL[::2]]  # fmt: skip
+    assert order == [
+        (32, "sgd", True), (1024, "sgd", True), (128, "sgd", True), (32, "sgd", False),
+        (32, "adam", True), (1024, "adam", True), (128, "adam", True), (32, "adam", False),
+    ]  # fmt: skip
+    for first, second in zip(gpu_steps.SMALL[::2], gpu_steps.SMALL[1::2], strict=True):
+        assert (first.problem.cell.sizes, second.problem.cell.sizes) == gpu_steps.NETWORKS
+        assert second.problem.cell._replace(sizes=first.problem.cell.sizes) == first.problem.cell
+    assert [case.quick for case in gpu_steps.SMALL] == [True] * 2 + [False] * 14
+
+
+@pytest.mark.parametrize("contestant", ["cupy", "torch-cuda", "torch-compile-cuda", "jax-cuda"])
+def test_each_setting_of_a_cell_is_compiled_once(contestant, monkeypatch):
+    made = []
+
+    def makers(cell, contestant):
+        names = settings(cell, contestant)
+        return {name: lambda name=name: made.append((cell, name)) or steps for name in names}
+
+    settings = contestants.makers
+    steps = contestants.Steps(bool, bool, contestants.waiting_clock(bool))
+    monkeypatch.setattr(contestants, "makers", makers)
+    gpu_steps._kept_steps.cache_clear()
+    try:
+        for case in gpu_steps.CASES:
+            for make in gpu_steps.variants(case, contestant).values():
+                make()
+    finally:
+        gpu_steps._kept_steps.cache_clear()
+    assert len(made) == len(set(made)) >= 14
+
+
 # The report
 
 
@@ -631,6 +665,46 @@ def test_cases_tell_who_is_missing_and_who_computes_something_else(tmp_path):
     results["stages"]["steps"]["rows"] = [row]
     assert errors(results) == [] and gpu_report.is_fault(row)
     assert "bad failed: RuntimeError" in gpu_report.text(results)
+
+
+def test_a_case_that_needs_no_compiler_is_run_where_one_that_does_has_no_time(
+    tmp_path, monkeypatch
+):
+    now = 0.0
+    monkeypatch.setattr(gpu_stages.time, "monotonic", lambda: now)
+
+    def measuring(module, cases, names, settings, left_s):
+        nonlocal now
+        for case in cases:
+            now += 40.0 if case.problem.queued else 2.0
+            yield {"name": case.name, "bytes": 0}
+
+    monkeypatch.setattr(harness, "measuring", measuring)
+    chosen = [c for c in gpu_steps.SMALL if c.problem.cell.batch == 32]
+    assert [c.problem.queued for c in chosen] == [True, True, False, False] * 2
+    options = gpu_stages.Options(tmp_path, 107)
+    rows = list(gpu_stages.cases("m", chosen, options, TINY))
+    done = [row["name"] for row in rows if row["kind"] == "case"]
+    assert done == [case.name for case in chosen[:4]]
+    assert [row["what"] for row in rows[4:]] == [case.name for case in chosen[4:]]
+    now = 0.0
+    rows = list(gpu_stages.cases("m", [chosen[i] for i in (0, 1, 4, 2)], options, TINY))
+    assert [row.get("name") for row in rows[:3]] == [chosen[i].name for i in (0, 1, 2)]
+    assert [row["what"] for row in rows[3:]] == [chosen[4].name]
+
+
+def test_summary_says_how_many_cases_were_left_out():
+    results = made_up()
+    assert "left out" not in gpu_report.summary(results)
+    found = results["stages"]["steps"]["rows"]
+    found[0]["contestants"]["torch-cuda"] = {"status": "cut", "reason": "no answer"}
+    found[13:] = [{"kind": "left out", "what": "x", "reason": "no time"}]  # the rest: ended
+    said = gpu_report.summary(results)
+    assert "steps: 3 of 16 cases left out, contestants cut: 1" in said and "wide:" not in said
+    results["quick"] = True
+    assert "cases left out" not in gpu_report.summary(results)
+    found[1:] = []
+    assert "steps: 1 of 2 cases left out" in gpu_report.summary(results)
 
 
 def test_a_contestant_that_is_late_is_cut_and_no_fault(tmp_path):
