@@ -279,8 +279,9 @@ TILE = 1 << 20
 
 def _filled(machine: Any, n: int, dtype: str) -> Any:
     """Return memory for n numbers that are drawn: of zeros, products would take less power."""
-    drawn = np.random.default_rng(0).standard_normal(TILE, dtype=np.float32)
-    tile = (drawn.view(np.uint32) >> 16).astype(np.uint16) if dtype == "bfloat16" else drawn
+    from nnx.kernels.epilogues_gpu import stored
+
+    tile = stored(np.random.default_rng(0).standard_normal(TILE, dtype=np.float32), dtype)
     memory = machine.memory(n * tile.itemsize)
     first = min(n, TILE) * tile.itemsize
     machine.upload(memory.address, tile[: min(n, TILE)])

@@ -742,6 +742,64 @@ def test_the_floor_is_of_flops_bytes_and_launches():
     assert gpu_rates.floor_us(RATES, "medium", 750_000_000, 0, 0) == pytest.approx(1.0)
 
 
+class TimedMachine(Machine):
+    """A machine on which what is started takes a made-up time, more from Python than in a graph."""
+
+    PYTHON_S, NODE_S, BYTES_PER_S = 5e-6, 1e-6, 2e11
+
+    def __init__(self):
+        super().__init__()
+        self.now, self.in_capture = 0.0, None
+
+    def load(self, source):
+        return {"nothing": None}
+
+    def memory(self, n):
+        return types.SimpleNamespace(address=0)
+
+    def _spend(self, time_s):
+        if self.in_capture is None:
+            self.now += max(self.PYTHON_S, time_s)
+        else:
+            self.in_capture.append(time_s)
+
+    def launch(self, kernel, blocks, arguments):
+        self._spend(self.NODE_S)
+
+    def copy(self, target, source, n):
+        self._spend(self.NODE_S + 2 * n / self.BYTES_PER_S)
+
+    def capture(self, function):
+        self.in_capture = nodes = []
+        function()
+        self.in_capture, total = None, sum(nodes)
+
+        def replay():
+            self.now += max(self.PYTHON_S, total)
+
+        return replay
+
+    def clock(self):
+        start = self.now
+        return lambda: self.now - start
+
+
+def test_rates_of_copies_are_the_gpus_and_without_launches():
+    machine = TimedMachine()
+    empty_s = gpu_rates.launch_s(machine, machine.clock)
+    assert empty_s == pytest.approx(machine.NODE_S)
+    for kib in gpu_rates.COPIED_KIB:
+        n = 1024 * kib
+        found = gpu_rates.copy_s(n, empty_s, machine, machine.clock)
+        assert 2 * n / found == pytest.approx(machine.BYTES_PER_S)
+
+
+def test_a_copy_takes_at_least_a_share_of_what_was_measured():
+    machine = TimedMachine()
+    found = gpu_rates.copy_s(65536, 1.0, machine, machine.clock)
+    assert found == pytest.approx(0.1 * (machine.NODE_S + 131072 / machine.BYTES_PER_S))
+
+
 # What the contestants compute: on the CPU, as they would on a GPU
 
 
@@ -780,6 +838,10 @@ def test_product_memory_is_filled_to_its_end(monkeypatch):
     at = memory.address - memory.bytes.ctypes.data
     found = memory.bytes[at : at + 84].view(np.float32)
     assert (found[8:16] == found[:8]).all() and (found[16:] == found[:5]).all() and found.all()
+    memory = gpu_steps._filled(Machine(), 8, "bfloat16")
+    at = memory.address - memory.bytes.ctypes.data
+    narrow = (memory.bytes[at : at + 16].view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    np.testing.assert_allclose(narrow, found[:8], rtol=2**-7)
 
 
 def program_of(function, arrays):
@@ -800,6 +862,35 @@ def test_elementwise_functions_are_one_kernel_of_the_bytes_that_are_counted(name
     assert abs(out - wanted).max() <= 1e-6 * abs(wanted).max()
     full = next(case for case in gpu_elementwise.CASES if case.name.startswith(f"{name}, "))
     assert full.n_bytes == 4 * gpu_elementwise.ELEMENTS * (problem.n_arguments + 1)
+
+
+@pytest.mark.parametrize("elements", [1000, 200_000])
+def test_elementwise_results_are_expected_where_they_are_sampled(elements):
+    for case in gpu_elementwise.CASES:
+        problem = case.problem._replace(elements=elements)
+        whole = problem.function(
+            *[x.astype(np.float64) for x in gpu_elementwise.arguments(problem)]
+        )
+        found = gpu_elementwise.expected(case._replace(problem=problem))
+        assert difference([sampled(whole)], found) == 0
+        whole[7 * (elements // 1000) % elements :] += 1.0
+        assert difference([sampled(whole)], found) > 100 * case.tolerance
+
+
+def test_elementwise_functions_are_expected_of_a_sample_alone(monkeypatch):
+    monkeypatch.setattr(gpu_elementwise, "TILE", 1009)
+    sizes = []
+
+    def noted(x, y):
+        sizes.append(x.size)
+        return x
+
+    case = gpu_elementwise.CASES[1]
+    problem = case.problem._replace(function=noted, elements=1 << 21)
+    (found,) = gpu_elementwise.expected(case._replace(problem=problem))
+    assert sizes == [1 << 16] and len(np.unique(found)) == 1009  # all of a tile
+    x, y = gpu_elementwise.arguments(problem)
+    assert x.size == 1 << 21 and (x[1009:2018] == x[:1009]).all() and not (x == y).any()
 
 
 def test_parts_of_a_product_are_counted():
