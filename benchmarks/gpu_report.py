@@ -121,7 +121,8 @@ the wall clock, from an idle GPU to an idle GPU; beside them stand those of the 
 where a library gives them. "loss read": the loss of each step is a Python number before the next;
 "queued": steps are started one after the other, and waited for once a block. Predicted is the sum
 of FLOPs at the rate of large products, bytes at that of a copy of as many, and launches at that of
-a kernel that does nothing: by nnx's own program, each array moved once per kernel."""
+a kernel that does nothing: by nnx's own program, each array moved once per kernel. An epilogue is
+what cuBLASLt does with a product, and no kernel has to; the products are told in their order."""
 
 
 def cells(*values: object) -> str:
@@ -222,9 +223,10 @@ def _cases(cases: list[Row], title: str) -> str:
 def _predicted(case: Row) -> str:
     launches = f", {case['launches']} launches" if "launches" in case else ""
     time_ = f": {time_text(case['floor_us'])}" if "floor_us" in case else ""
+    epilogues = ", ".join(case.get("epilogues", []))
     return (
         f"Predicted: {case['flops'] / 1e6:,.1f} MFLOP, {case['bytes'] / 1e6:,.1f} MB{launches}"
-        f"{time_}."
+        f"{time_}." + f" Epilogues of its products: {epilogues}." * bool(epilogues)
     )
 
 

@@ -312,13 +312,13 @@ class Match:
         stats = next((f["stats"] for f in self.found.values() if f.get("stats")), {})
         for found in self.found.values():
             found.pop("stats", None)
-        launches = {"launches": stats["launches"]} if "launches" in stats else {}
+        of_gpu = {name: stats[name] for name in ("launches", "epilogues") if stats.get(name)}
         return {
             "suite": case.suite, "group": case.group, "name": case.name,
             "reference": case.reference,
             "flops": case.flops or stats.get("flops", 0),
             "bytes": case.n_bytes or stats.get("bytes", 0),
-            **launches,
+            **of_gpu,
             "busy_turns": self.busy_turns,
             "contestants": {n: self.found[n] for n in case.contestants if n in self.found},
         }  # fmt: skip

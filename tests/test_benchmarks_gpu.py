@@ -911,6 +911,43 @@ def test_factors_that_are_narrower_than_their_product_are_counted_as_they_are():
     assert counted == [(2 * 5 * 7 * 3, 2 * (35 + 21) + 4 * 15)]
 
 
+def test_epilogues_of_products_are_told_in_their_order():
+    x, w, v = (np.ones((128, 128), np.float32) for _ in range(3))
+    b = np.ones(128, np.float32)
+    nnx.set_matmul_precision("medium")
+    try:
+        program = program_of(lambda x, w, v, b: nnx.maximum(x @ w + b, 0.0) @ v, [x, w, v, b])
+    finally:
+        nnx.set_matmul_precision("highest")
+    assert gpu_parts.epilogues(program, {}) == ["relu_bias", "none"]
+
+
+def test_epilogues_go_from_the_work_to_the_row_and_the_report():
+    match = harness.Match("tests.bench_fakes", fake_cases(("plain",), "first")[0], TINY)
+    match.found["plain"] = {
+        "status": "unavailable", "reason": "made up",
+        "stats": {"flops": 5, "bytes": 6, "launches": 2, "epilogues": ["drelu", "none"]},
+    }  # fmt: skip
+    report = match.report()
+    assert (report["launches"], report["epilogues"]) == (2, ["drelu", "none"])
+    results = made_up()
+    results["stages"]["wide"]["rows"] = [{"kind": "case", **report}]
+    assert errors(results) == []
+    assert "2 launches. Epilogues of its products: drelu, none." in gpu_report.text(results)
+    assert "Epilogues of its products" not in gpu_report.text(made_up())
+
+
+def test_counts_of_a_step_have_its_epilogues():
+    program = program_of(
+        lambda x, w: x @ w, [np.ones((5, 7), np.float32), np.ones((7, 3), np.float32)]
+    )
+    lowered = types.SimpleNamespace(
+        _entry=types.SimpleNamespace(program=lambda: program, example={}), stats=dict
+    )
+    found = contestants.program_stats(types.SimpleNamespace(lower=lambda *x: lowered), [])
+    assert found["launches"] == 1 and found["epilogues"] == ["none"]
+
+
 @pytest.mark.parametrize(
     ("platform", "text"), [("gpu", r'sees no gpu: pip install "jax\[cuda13\]"'), ("cpu", "no cpu$")]
 )
