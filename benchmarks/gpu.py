@@ -273,7 +273,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
-    parser.add_argument("--quick", action="store_true", help="in 2 minutes, a few cases")
+    parser.add_argument("--quick", action="store_true", help="in 2 minutes, a few tests and cases")
     parser.add_argument(
         "--only", action="append", choices=[*STAGES, *ASKED], metavar="STAGE",
         help=f"of {', '.join(STAGES)}; or {', '.join(ASKED)}, which runs only so; they share the "
