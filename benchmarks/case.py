@@ -78,7 +78,7 @@ class Work(NamedTuple):
     values: Callable[[], list[Any]]
     reset: Callable[[], object] = bool
     seconds: Callable[[], float] | None = None
-    stats: Callable[[], dict[str, int]] = dict
+    stats: Callable[[], dict[str, Any]] = dict
     clock: Clock | None = None
     units: int = 1
 

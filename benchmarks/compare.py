@@ -237,7 +237,7 @@ class Comparison:
         lines = []
         for key, now in self.new.status.items():
             before = self.old.status.get(key, ABSENT)
-            if before == now or (before == ABSENT and now not in ("crashed", "wrong")):
+            if before == now or (before == ABSENT and now not in ("crashed", "cut", "wrong")):
                 continue
             reason = f" ({self.new.reasons[key]})" if self.new.reasons[key] else ""
             lines.append(f"{key[0]}, {key[1]}: {before} -> {now}{reason}")

@@ -86,7 +86,7 @@ class Steps(NamedTuple):
     reset: Callable[[], object]
     clock: Clock
     checked: int = CHECKED_STEPS
-    stats: Callable[[], dict[str, int]] = dict
+    stats: Callable[[], dict[str, Any]] = dict
 
 
 Makers = dict[str, Callable[[], Steps]]
@@ -178,14 +178,17 @@ def cuda_clock() -> Clock:
     return clock
 
 
-def program_stats(function: Any, arguments: list[Any]) -> dict[str, int]:
-    """Return the counts of a jitted call; on a GPU those of its program's own parts."""
-    from nnx.benchmarks.gpu_parts import counts
+def program_stats(function: Any, arguments: list[Any]) -> dict[str, Any]:
+    """Return the counts of a jitted call; on a GPU those of its program's own parts, and what is
+    done with its products.
+    """
+    from nnx.benchmarks.gpu_parts import counts, epilogues
 
     lowered = function.lower(*arguments)
-    program = lowered._entry.program()
-    return lowered.stats() | (counts(program, lowered._entry.example)
-                              if hasattr(program, "step") else {})  # fmt: skip
+    program, env = lowered._entry.program(), lowered._entry.example
+    if not hasattr(program, "step"):
+        return lowered.stats()  # type: ignore[no-any-return]
+    return lowered.stats() | counts(program, env) | {"epilogues": epilogues(program, env)}
 
 
 def make_step(

@@ -30,7 +30,10 @@ TITLES = {
     "crossover": "Training steps by width and batch",
 }
 """The names of suites, as headings."""
-STATUS = {"unavailable": "absent", "not run": "not run", "wrong": "wrong", "crashed": "crashed"}
+STATUS = {
+    "unavailable": "absent", "not run": "not run", "cut": "cut", "wrong": "wrong",
+    "crashed": "crashed",
+}  # fmt: skip
 """What stands in place of a time."""
 WIDE = 0.2
 """Quartiles further apart than this share of the median mark a figure as uncertain."""

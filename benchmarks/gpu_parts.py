@@ -1,4 +1,4 @@
-"""What a step on a GPU has to do, counted from its program's own parts: bytes, FLOPs, launches."""
+"""What a step on a GPU has to do, counted from its own program: bytes, FLOPs, launches."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ def counts(program: Any, env: dict[str, Any]) -> dict[str, int]:
         found["flops"] += n_flops
         found["bytes"] += n_bytes
     return found
+
+
+def epilogues(program: Any, env: dict[str, Any]) -> list[str]:
+    """Return what is done with each product of a `CudaProgram`, in their order."""
+    runs = program.emission(env).step.runs
+    return [run.epilogue for run in runs if isinstance(run, Product)]
 
 
 def _of_product(product: Any, env: dict[str, Any]) -> tuple[int, int]:

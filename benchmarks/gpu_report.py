@@ -21,6 +21,10 @@ NAMES = {
     "torch-cuda": "torch", "torch-compile-cuda": "torch.compile", "jax-cuda": "jax.jit",
     gpu_elementwise.KERNEL: "nnx's kernel", gpu_elementwise.COPY: "copy",
 }  # fmt: skip
+TESTED = ("tests", "slow tests")
+"""The stages of tests."""
+CASES = {"steps": gpu_steps.SMALL, "wide": gpu_steps.LARGE, "elementwise": gpu_elementwise.CASES}
+"""Of the stages that compare."""
 NOT_MEASURED = "not yet measured on a GPU"
 
 
@@ -42,9 +46,9 @@ def limits(results: Results) -> list[Verdict]:
 
 
 def is_fault(row: Row) -> bool:
-    """Return whether a row tells of something wrong, and not only slow or cut."""
+    """Return whether a row tells of something wrong or of tests cut, not only of slow figures."""
     if row["kind"] == "tests":
-        return bool(row["problems"]) or row["exit"] not in (0, None)
+        return bool(row["problems"]) or row["exit"] != 0
     if row["kind"] == "sanitizer":
         return row["status"] == "failed" or row.get("errors", 0) > 0
     if row["kind"] == "case":
@@ -53,8 +57,9 @@ def is_fault(row: Row) -> bool:
 
 
 def _faults(results: Results) -> Iterator[Verdict]:
-    for row in rows(results, "tests", "tests"):
-        yield verdict("tests that fail on the GPU", len(row["problems"]), "at most", 0)
+    for stage in TESTED:
+        for row in rows(results, stage, "tests"):
+            yield verdict(f"{stage} that fail on the GPU", len(row["problems"]), "at most", 0)
     for row in rows(results, "sanitizer", "sanitizer"):
         if row["status"] == "ok":
             yield verdict(f"{row['tool']}: errors", row["errors"], "at most", 0)
@@ -116,7 +121,8 @@ the wall clock, from an idle GPU to an idle GPU; beside them stand those of the 
 where a library gives them. "loss read": the loss of each step is a Python number before the next;
 "queued": steps are started one after the other, and waited for once a block. Predicted is the sum
 of FLOPs at the rate of large products, bytes at that of a copy of as many, and launches at that of
-a kernel that does nothing: by nnx's own program, each array moved once per kernel."""
+a kernel that does nothing: by nnx's own program, each array moved once per kernel. An epilogue is
+what cuBLASLt does with a product, and no kernel has to; the products are told in their order."""
 
 
 def cells(*values: object) -> str:
@@ -217,9 +223,10 @@ def _cases(cases: list[Row], title: str) -> str:
 def _predicted(case: Row) -> str:
     launches = f", {case['launches']} launches" if "launches" in case else ""
     time_ = f": {time_text(case['floor_us'])}" if "floor_us" in case else ""
+    epilogues = ", ".join(case.get("epilogues", []))
     return (
         f"Predicted: {case['flops'] / 1e6:,.1f} MFLOP, {case['bytes'] / 1e6:,.1f} MB{launches}"
-        f"{time_}."
+        f"{time_}." + f" Epilogues of its products: {epilogues}." * bool(epilogues)
     )
 
 
@@ -259,7 +266,7 @@ def _faulty(results: Results) -> str:
             if row["kind"] == "left out":
                 lines.append(f"{name}: {row['what']}: {row['reason']}")
             elif row["kind"] == "tests":
-                lines.append(f"{_counted(row)} ({row['log']})")
+                lines.append(f"{_counted(name, row)} ({row['log']})")
                 lines += [f"failed: {problem}" for problem in row["problems"]]
             elif row["kind"] == "sanitizer":
                 said = f"{row['errors']} errors" if "errors" in row else row["status"]
@@ -270,20 +277,33 @@ def _faulty(results: Results) -> str:
     ) if lines else ""  # fmt: skip
 
 
-def _counted(row: Row) -> str:
+def _counted(stage: str, row: Row) -> str:
     cut = ", cut before the last" if row["exit"] is None else ""
+    left = f", {row['not_run']} not run" if row["not_run"] else ""
     return (
-        f"tests: {row['passed']} passed, {row['skipped']} skipped, "
-        f"{len(row['problems'])} failed{cut}"
+        f"{stage}: {row['passed']} passed, {row['skipped']} skipped, "
+        f"{len(row['problems'])} failed{cut}{left}"
     )
 
 
 def summary(results: Results) -> str:
-    """Return the limits, and how many tests there were, as lines for a terminal."""
+    """Return the limits, how many tests there were, and what was left out, for a terminal."""
     lines = [f"{v['figure']}: {three_figures(v['measured'])}, {v['rule']} {v['limit']:g}: "
              + ("met" if v["met"] else "MISSED") for v in results["limits"]]  # fmt: skip
     lines = lines or ["Nothing was measured that has a limit."]
-    return "\n".join([*lines, *map(_counted, rows(results, "tests", "tests"))])
+    lines += [_counted(stage, row) for stage in TESTED for row in rows(results, stage, "tests")]
+    lines += [_left_out(results, stage) for stage in CASES if stage in results["stages"]]
+    return "\n".join(filter(None, lines))
+
+
+def _left_out(results: Results, stage: str) -> str:
+    """Return how many cases of a stage were not measured, and how many contestants were cut."""
+    planned = sum(case.quick or not results["quick"] for case in CASES[stage])
+    found = rows(results, stage, "case")
+    n_cut = sum(c["status"] == "cut" for case in found for c in case["contestants"].values())
+    parts = [f"{planned - len(found)} of {planned} cases left out"] * (len(found) < planned)
+    parts += [f"contestants cut: {n_cut}"] * bool(n_cut)
+    return f"{stage}: {', '.join(parts)}" if parts else ""
 
 
 # The README

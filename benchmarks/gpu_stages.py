@@ -23,6 +23,8 @@ TOOLS = ("memcheck", "racecheck", "initcheck")
 SANITIZER = "compute-sanitizer"
 SANITIZER_ERRORS = 86
 """The exit status that compute-sanitizer is asked for where it finds something."""
+FOR_TURNS = 0.1
+"""The share of a stage's time that is kept for turns: nobody gets ready in it."""
 RUNS = 5
 """Of a fresh process, after one that fills caches."""
 
@@ -52,23 +54,49 @@ class Deadline:
 
 # Tests
 
+RISKY = ("test_cuda_gpu.py", "test_products_on_gpu.py", "test_cupy.py", "test_cupy_jit.py")
+"""What would be wrong first goes first: where the time ends, the rest is left."""
+QUICK_TESTS = "captured or replays or label_out_of_range"
 NOT_COLLECTED = re.compile(r"^ERROR (\S+\.py)(?: - .*)?$", re.MULTILINE)
+COLLECTED = re.compile(
+    r"^(?:collecting .*)?collected (\d+) items?(?:.* / (\d+) selected)?", re.MULTILINE
+)
 RESULT = re.compile(r"^(\S+\.py::.*?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
 
 
 def tests(options: Options) -> Iterator[Row]:
-    """Run the tests that are marked `gpu`."""
+    """Run the tests that are marked `gpu`, the risky ones first; in short, a few of those."""
+    yield from _tests(options, "gpu and not slow", "tests.txt")
+
+
+def slow_tests(options: Options) -> Iterator[Row]:
+    """Run the long forms of tests that are marked `gpu`."""
+    yield from _tests(options._replace(quick=False), "gpu and slow", "slow-tests.txt")
+
+
+def _tests(options: Options, marks: str, name: str) -> Iterator[Row]:
     folder = ROOT / "tests"
     if not folder.is_dir():
         yield {"kind": "left out", "what": "tests", "reason": f"there is no {folder.name} beside "
                "the package: run this in a checkout"}  # fmt: skip
         return
-    log = options.out / "tests.txt"
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "--tb=short", "-p",
+    log = options.out / name
+    chosen = ["-k", QUICK_TESTS] if options.quick else []
+    command = [sys.executable, "-m", "pytest", "-m", marks, *chosen, "-v", "--tb=short", "-p",
                "no:cacheprovider", "--color=no", "--continue-on-collection-errors",
-               str(folder)]  # fmt: skip
+               *map(str, in_order(folder))]  # fmt: skip
     status = logged(command, log, options.seconds - 5, ROOT)
     yield tested(log.read_text(encoding="utf-8", errors="replace"), status, log.name)
+
+
+def in_order(folder: Path) -> list[Path]:
+    """Return the files of tests, the risky ones first.
+
+    Each is named: pytest would leave out files that stand before the folder that they lie in.
+    """
+    found = sorted(folder.rglob("test_*.py"))
+    rank = {name: i for i, name in enumerate(RISKY)}
+    return sorted(found, key=lambda path: rank.get(path.name, len(RISKY)))
 
 
 def logged(
@@ -96,6 +124,9 @@ def tested(text: str, status: int | None, log: str) -> Row:
         for word in ("PASSED", "FAILED", "ERROR", "SKIPPED", "XFAIL", "XPASS")
     }
     row: Row = {"kind": "tests", **counted, "exit": status, "log": log}
+    collected = COLLECTED.search(text)
+    n = int(collected[2] or collected[1]) if collected else None
+    row["not_run"] = None if n is None else max(n - len(found), 0)
     row["problems"] = [name for name, word in found.items() if word in ("FAILED", "ERROR")]
     row["problems"] += [f"not collected: {name}" for name in NOT_COLLECTED.findall(text)]
     if not found and status is not None:
@@ -166,15 +197,18 @@ def rates(options: Options) -> Iterator[Row]:
 
 def small(options: Options) -> Iterator[Row]:
     """Set small training steps beside the peers."""
-    settings = harness.Settings(rounds=15, case_s=1.0, limit_s=120.0)
+    settings = harness.Settings(rounds=15, case_s=1.0, limit_s=30.0, open_s=120.0)
     if options.quick:
-        settings = settings._replace(rounds=7, case_s=0.3, limit_s=60.0)
+        settings = settings._replace(rounds=7, case_s=0.3)
     yield from cases("nnx.benchmarks.gpu_steps", gpu_steps.SMALL, options, settings)
 
 
 def wide(options: Options) -> Iterator[Row]:
     """Set the step of a wide network beside its products alone, and the peers."""
-    settings = harness.Settings(rounds=5 if options.quick else 9, length_s=0.1, limit_s=60.0)
+    settings = harness.Settings(
+        rounds=5 if options.quick else 9, length_s=0.1, limit_s=30.0,
+        open_s=max(60.0, options.seconds / 2),
+    )  # fmt: skip
     chosen = gpu_steps.LARGE
     if options.quick:  # the peers take longer to start than there is time
         chosen = tuple(c._replace(contestants=gpu_steps.QUICK_WIDE) for c in chosen)
@@ -196,31 +230,41 @@ def cases(
     deadline = Deadline(options.seconds)
     chosen = [case for case in chosen if case.quick or not options.quick]
     names = list(dict.fromkeys(name for case in chosen for name in case.contestants))
-    took_s: list[float] = []
+    begun: list[Case] = []
+    took_s: dict[bool, list[float]] = {True: [], False: []}
+
+    def left_s() -> float:
+        return deadline.left_s() - FOR_TURNS * options.seconds
 
     def in_time() -> Iterator[Case]:
         for case in chosen:
             # Of a cell one case compiles and the next does not.
-            if deadline.left_s() < 0.7 * max(took_s[-2:], default=0.0):
-                return
+            alike = took_s[any(_cell(case) == _cell(other) for other in begun)]
+            if left_s() <= 0 or deadline.left_s() < 0.7 * max(alike[-2:], default=0.0):
+                continue
             before = deadline.left_s()
-            took_s.append(before)
+            begun.append(case)
             yield case
-            took_s[-1] = before - deadline.left_s()
+            alike.append(before - deadline.left_s())
 
-    for report in harness.measuring(module, in_time(), names, settings):
+    for report in harness.measuring(module, in_time(), names, settings, left_s=left_s):
         yield {"kind": "case", **beside_floor(report, chosen, options.rates)}
-    for case in chosen[len(took_s) :]:
-        reason = f"no time was left of {options.seconds:.0f} s"
-        yield {"kind": "left out", "what": case.name, "reason": reason}
+    for case in chosen:
+        if case not in begun:
+            reason = f"no time was left of {options.seconds:.0f} s"
+            yield {"kind": "left out", "what": case.name, "reason": reason}
+
+
+def _cell(case: Case) -> Any:
+    return getattr(case.problem, "cell", case.problem)
 
 
 def beside_floor(report: Row, chosen: Sequence[Case], found: Row | None) -> Row:
     """Add the time predicted for a case, where rates were measured, and each share of it."""
     if not found or not report["bytes"]:
         return report
-    problem = next(case for case in chosen if case.name == report["name"]).problem
-    precision = problem.cell.precision if hasattr(problem, "cell") else "highest"
+    cell = _cell(next(case for case in chosen if case.name == report["name"]))
+    precision = getattr(cell, "precision", "highest")
     floor_us = gpu_rates.floor_us(
         found, precision, report["flops"], report["bytes"], report.get("launches", 1)
     )

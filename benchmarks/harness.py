@@ -8,6 +8,7 @@ threads worked the turn passes only after a pause, in which they fall asleep.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -39,8 +40,9 @@ class Settings(NamedTuple):
     """How long to measure.
 
     A call of loops that would take more than ``looped_s`` is not run; nor does a contestant go on
-    with a case for more than ``case_s`` after its first turns, or be waited for beyond ``limit_s``.
-    With ``wait_s`` turns wait for a quiet machine, so long a case in all.
+    with a case for more than ``case_s`` after its first turns, or be waited for beyond ``limit_s``;
+    while it gets ready, which may be compiling, beyond ``open_s`` where that is more. With
+    ``wait_s`` turns wait for a quiet machine, so long a case in all.
     """
 
     rounds: int = 15
@@ -49,6 +51,7 @@ class Settings(NamedTuple):
     case_s: float = 3.0
     limit_s: float = 300.0
     wait_s: float = 0.0
+    open_s: float = 0.0
 
 
 QUICK = Settings(rounds=5, length_s=0.004, looped_s=0.5, case_s=0.5, limit_s=60.0)
@@ -57,13 +60,20 @@ QUICK = Settings(rounds=5, length_s=0.004, looped_s=0.5, case_s=0.5, limit_s=60.
 class StoppedError(Exception):
     """A contestant ended, or was ended, in the middle of its work; the text says how."""
 
+    status = "crashed"
+
+
+class LateError(StoppedError):
+    """A contestant was ended because it gave no answer in its time."""
+
+    status = "cut"
+
 
 class Contestant:
     """A worker process. After it has stopped, the next case starts another."""
 
-    def __init__(self, name: str, limit_s: float) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self._limit_s = limit_s
         self._process: subprocess.Popen[str] | None = None
         self._errors: Any = None
 
@@ -77,8 +87,10 @@ class Contestant:
             )  # fmt: skip
         return self._process
 
-    def ask(self, **command: Any) -> Report:
+    def ask(self, limit_s: float, **command: Any) -> Report:
         """Return the answer to a command. Raises: StoppedError."""
+        if limit_s <= 0:
+            raise LateError("no time was left for it")
         process = self._started()
         assert process.stdin is not None and process.stdout is not None
         was_late = threading.Event()
@@ -87,7 +99,7 @@ class Contestant:
             was_late.set()
             process.kill()
 
-        late = threading.Timer(self._limit_s, stop)
+        late = threading.Timer(limit_s, stop)
         late.start()
         try:
             try:
@@ -98,10 +110,9 @@ class Contestant:
             if line:
                 return json.loads(line)  # type: ignore[no-any-return]
             process.wait()
-            told = self._last_words()
             if was_late.is_set():
-                told = f"no answer within {self._limit_s:g} s"
-            raise StoppedError(told)
+                raise LateError(f"no answer within {limit_s:.3g} s")
+            raise StoppedError(self._last_words())
         finally:
             late.cancel()
             if process.returncode is not None:
@@ -176,8 +187,12 @@ def quartiles(values: Sequence[float]) -> Report:
 class Match:
     """One case: its contestants get ready, are checked, and take turns."""
 
-    def __init__(self, module: str, case: Case, settings: Settings) -> None:
+    def __init__(
+        self, module: str, case: Case, settings: Settings,
+        left_s: Callable[[], float] = lambda: math.inf,
+    ) -> None:  # fmt: skip
         self._module, self._case, self._settings = module, case, settings
+        self._left_s = left_s
         self.found: dict[str, Report] = {}
         self._ready: list[Contestant] = []
         self._calls: dict[str, int] = {}
@@ -193,8 +208,9 @@ class Match:
             with tempfile.TemporaryDirectory() as folder:
                 values = str(Path(folder) / "values.npz")
                 opened = contestant.ask(
-                    do="open", module=self._module, case=case.name, values=values
-                )
+                    self._limit_s(self._settings.open_s),
+                    do="open", module=self._module, case=case.name, values=values,
+                )  # fmt: skip
                 if "unavailable" in opened:
                     self.found[name] = {"status": "unavailable", "reason": opened["unavailable"]}
                     return
@@ -202,9 +218,11 @@ class Match:
             if wrong:
                 self.found[name] = {"status": "wrong", "reason": wrong}
                 return
-            report = contestant.ask(do="calibrate", length_s=self._settings.length_s)
+            report = contestant.ask(
+                self._limit_s(), do="calibrate", length_s=self._settings.length_s
+            )
         except StoppedError as error:
-            self.found[name] = {"status": "crashed", "reason": str(error)}
+            self.found[name] = {"status": error.status, "reason": str(error)}
             return
         first_calls = {k: v["first_call_s"] for k, v in opened["variants"].items()}
         self._ready.append(contestant)
@@ -212,6 +230,10 @@ class Match:
         self.found[name] = {"status": "ok", "first_call_s": first_calls, **report}
         if opened["left_out"]:
             self.found[name]["left_out"] = opened["left_out"]
+
+    def _limit_s(self, least_s: float = 0.0) -> float:
+        """Return how long a contestant is waited for, at least so long where that much is left."""
+        return min(max(self._settings.limit_s, least_s), self._left_s())
 
     def _wrong(self, name: str, path: str, settings: list[str]) -> str:
         import numpy as np
@@ -250,9 +272,9 @@ class Match:
                 if settings.wait_s:
                     wait_s = self._wait_for_quiet(wait_s)
                 try:
-                    block = contestant.ask(do="time")
+                    block = contestant.ask(settings.limit_s, do="time")
                 except StoppedError as error:
-                    self.found[name] = {"status": "crashed", "reason": str(error)}
+                    self.found[name] = {"status": error.status, "reason": str(error)}
                     continue
                 pause = block["cpu_s"] > SEVERAL_THREADS * block["time_s"]
                 spent[name] += block["time_s"]
@@ -290,13 +312,13 @@ class Match:
         stats = next((f["stats"] for f in self.found.values() if f.get("stats")), {})
         for found in self.found.values():
             found.pop("stats", None)
-        launches = {"launches": stats["launches"]} if "launches" in stats else {}
+        of_gpu = {name: stats[name] for name in ("launches", "epilogues") if stats.get(name)}
         return {
             "suite": case.suite, "group": case.group, "name": case.name,
             "reference": case.reference,
             "flops": case.flops or stats.get("flops", 0),
             "bytes": case.n_bytes or stats.get("bytes", 0),
-            **launches,
+            **of_gpu,
             "busy_turns": self.busy_turns,
             "contestants": {n: self.found[n] for n in case.contestants if n in self.found},
         }  # fmt: skip
@@ -319,19 +341,21 @@ def measuring(
     names: Sequence[str],
     settings: Settings,
     on_turn: Callable[[Case], object] = lambda case: None,
+    left_s: Callable[[], float] = lambda: math.inf,
 ) -> Iterator[Report]:
     """Yield the figures of each case of a suite, by the contestants named.
 
-    ``module`` is the suite's; ``on_turn`` is called after each round. Contestants that are not
-    here, stop, or compute something else have a status and a reason in place of times; loops whose
-    call would take too long are not run.
+    ``module`` is the suite's; ``on_turn`` is called after each round; ``left_s`` says how long
+    contestants may still get ready. Contestants that are not here, stop, are late, or compute
+    something else have a status and a reason in place of times; loops whose call would take too
+    long are not run.
     """
     missing = absent(names)
-    running = {name: Contestant(name, settings.limit_s) for name in names if name not in missing}
+    running = {name: Contestant(name) for name in names if name not in missing}
     looped: dict[str, dict[str, float]] = {}
     try:
         for case in cases:
-            match = Match(module, case, settings)
+            match = Match(module, case, settings, left_s)
             for name in case.contestants:
                 if name not in names:
                     continue

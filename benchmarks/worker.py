@@ -139,7 +139,7 @@ def calibrated(ready: Ready, length_s: float) -> Answer:
         best = min(trials, key=lambda name: trials[name])
     ready.work = ready.variants[best]
     ready.calls, ready.slow = sizes[best]
-    stats: dict[str, int] = {}
+    stats: dict[str, Any] = {}
     with contextlib.suppress(Exception):  # a figure for the report, which can do without
         stats = ready.work.stats()
     calls = ready.calls * ready.work.units

@@ -249,7 +249,7 @@ def test_what_is_gone_as_a_whole_is_told_in_one_line(compared):
         assert f"2 {word}" in out
 
 
-@pytest.mark.parametrize("status", ["crashed", "wrong", "unavailable", "not run"])
+@pytest.mark.parametrize("status", ["crashed", "wrong", "cut", "unavailable", "not run"])
 def test_other_status_is_named(compared, status):
     broken = {"status": status, "reason": "for a reason"}
     old, new = (results(measured(), cases=[case(numba=contestant(20.0), torch=found)])

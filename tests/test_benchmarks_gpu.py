@@ -206,6 +206,40 @@ def test_every_cell_of_the_comparison_is_measured():
     }
 
 
+def test_cells_are_measured_in_the_order_of_what_they_tell():
+    order = [(case.problem.cell.batch, case.problem.cell.optimizer, case.problem.queued)
+             for case in gpu_steps.SMALL[::2]]  # fmt: skip
+    assert order == [
+        (32, "sgd", True), (1024, "sgd", True), (128, "sgd", True), (32, "sgd", False),
+        (32, "adam", True), (1024, "adam", True), (128, "adam", True), (32, "adam", False),
+    ]  # fmt: skip
+    for first, second in zip(gpu_steps.SMALL[::2], gpu_steps.SMALL[1::2], strict=True):
+        assert (first.problem.cell.sizes, second.problem.cell.sizes) == gpu_steps.NETWORKS
+        assert second.problem.cell._replace(sizes=first.problem.cell.sizes) == first.problem.cell
+    assert [case.quick for case in gpu_steps.SMALL] == [True] * 2 + [False] * 14
+
+
+@pytest.mark.parametrize("contestant", ["cupy", "torch-cuda", "torch-compile-cuda", "jax-cuda"])
+def test_each_setting_of_a_cell_is_compiled_once(contestant, monkeypatch):
+    made = []
+
+    def makers(cell, contestant):
+        names = settings(cell, contestant)
+        return {name: lambda name=name: made.append((cell, name)) or steps for name in names}
+
+    settings = contestants.makers
+    steps = contestants.Steps(bool, bool, contestants.waiting_clock(bool))
+    monkeypatch.setattr(contestants, "makers", makers)
+    gpu_steps._kept_steps.cache_clear()
+    try:
+        for case in gpu_steps.CASES:
+            for make in gpu_steps.variants(case, contestant).values():
+                make()
+    finally:
+        gpu_steps._kept_steps.cache_clear()
+    assert len(made) == len(set(made)) >= 14
+
+
 # The report
 
 
@@ -368,7 +402,7 @@ def test_half_a_row_is_left_out():
 def test_all_stages_together_take_less_than_ten_minutes():
     assert sum(s.seconds for s in gpu.STAGES.values()) >= gpu.TOTAL_S - 10
     assert gpu.TOTAL_S < 600 and gpu.QUICK_S < 120
-    for found in gpu.STAGES.values():
+    for found in (*gpu.STAGES.values(), *gpu.ASKED.values()):
         module, name = found.function.split(":")
         assert module == gpu_stages.__name__ and callable(getattr(gpu_stages, name))
         assert found.quick_seconds <= found.seconds
@@ -411,10 +445,14 @@ def test_with_a_gpu_the_chosen_stages_run(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(gpu, "why_not", lambda: None)
     monkeypatch.setattr(gpu, "gpu_facts", lambda: FACTS)
     monkeypatch.setattr(gpu, "STAGES", {"a": stage("fine"), "b": stage("raises")})
+    monkeypatch.setattr(gpu, "ASKED", {"slow": stage("fine")})
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert gpu.main(["--out", str(tmp_path), "--only", "a"]) == 0
         assert gpu.main(["--out", str(tmp_path)]) == 1
+        assert not (tmp_path / "slow.log").exists()
+        assert gpu.main(["--out", str(tmp_path), "--only", "slow"]) == 0
+        assert (tmp_path / "slow.log").exists()
     finally:
         signal.signal(signal.SIGTERM, before)
     assert "b: up to 60 s\n  crashed in" in capsys.readouterr().out
@@ -439,6 +477,7 @@ def test_unknown_stages_are_refused(capsys):
 
 def test_each_test_is_counted_even_where_the_run_was_ended():
     text = (
+        "collecting ... collected 12 items / 2 errors / 3 deselected / 9 selected\n"
         "tests/test_a.py::test_one PASSED                [ 10%]\n"
         "tests/test_a.py::test_two[x y] SKIPPED (no GPU: told) [ 20%]\n"
         "tests/test_b.py::TestC::test_three FAILED [ 30%]\n"
@@ -449,8 +488,8 @@ def test_each_test_is_counted_even_where_the_run_was_ended():
         "ERROR tests/test_b.py::test_four - OSError\n"
     )
     row = gpu_stages.tested(text, None, "tests.txt")
-    assert {k: row[k] for k in ("passed", "skipped", "failed", "error", "exit")} == {
-        "passed": 1, "skipped": 1, "failed": 1, "error": 1, "exit": None,
+    assert {k: row[k] for k in ("passed", "skipped", "failed", "error", "exit", "not_run")} == {
+        "passed": 1, "skipped": 1, "failed": 1, "error": 1, "exit": None, "not_run": 5,
     }  # fmt: skip
     assert row["problems"] == [
         "tests/test_b.py::TestC::test_three", "tests/test_b.py::test_four",
@@ -459,17 +498,31 @@ def test_each_test_is_counted_even_where_the_run_was_ended():
     assert gpu_report.is_fault(row)
 
 
-def test_tests_that_were_cut_are_told_and_no_fault():
+@pytest.mark.parametrize("stage", ["tests", "slow tests"])
+def test_tests_that_were_cut_are_no_pass(stage):
+    collected = "collected 4 items\n"
     passed = "tests/test_a.py::test_one PASSED [ 10%]\n"
-    for text in (passed, ""):
+    for text, left in ((collected + passed, ", 3 not run"), (collected, ", 4 not run"), ("", "")):
         row = gpu_stages.tested(text, None, "tests.txt")
-        assert row["problems"] == [] and not gpu_report.is_fault(row)
-        assert gpu_report.is_fault(gpu_stages.tested(text, 1, "tests.txt"))
+        assert row["problems"] == [] and gpu_report.is_fault(row)
         results = made_up()
-        results["stages"]["tests"]["rows"] = [row]
+        results["stages"][stage] = results["stages"]["tests"] | {"rows": [row]}
+        results["limits"] = gpu_report.limits(results)
         assert errors(results) == []
-        told = f"{row['passed']} passed, 0 skipped, 0 failed, cut before the last"
-        assert told in gpu_report.text(results) and told in gpu_report.summary(results)
+        told = f"{stage}: {row['passed']} passed, 0 skipped, 0 failed, cut before the last{left}"
+        for shown in (gpu_report.text(results), gpu_report.summary(results)):
+            assert told in shown and (left or " not run" not in shown.partition(told)[2])
+        assert not gpu.is_fine(results, [stage])
+    assert not gpu_report.is_fault(gpu_stages.tested(passed, 0, "tests.txt"))
+    assert gpu_report.is_fault(gpu_stages.tested(passed, 1, "tests.txt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "fine"), [("tests", False), ("slow tests", False), ("wide", True)]
+)
+def test_a_stage_of_tests_that_was_ended_is_no_pass(name, fine):
+    results = {"stages": {name: {"status": "cut", "rows": []}}}
+    assert gpu.is_fine(results, [name]) == fine
 
 
 def test_a_run_without_tests_is_a_fault():
@@ -477,19 +530,64 @@ def test_a_run_without_tests_is_a_fault():
     assert row["problems"] == ["no test was run: ImportError: no such module"]
 
 
-def test_the_tests_that_are_run_are_those_marked_gpu(tmp_path, monkeypatch):
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout whose tests say in which order they run; a test without a mark fails."""
     folder = tmp_path / "checkout" / "tests"
     folder.mkdir(parents=True)
-    (folder / "test_x.py").write_text(
-        "import pytest\n@pytest.mark.gpu\ndef test_on_gpu(): pass\ndef test_other(): assert False\n"
-    )
-    (folder.parent / "pytest.ini").write_text("[pytest]\nmarkers =\n  gpu: one\n")
+    for name in ("test_a.py", *reversed(gpu_stages.RISKY)):
+        (folder / name).write_text(
+            "import pytest\n"
+            "@pytest.mark.gpu\ndef test_other_on_gpu(): pass\n"
+            "@pytest.mark.gpu\ndef test_is_captured(): pass\n"
+            "@pytest.mark.gpu\n@pytest.mark.slow\ndef test_slow(): pass\n"
+            "def test_elsewhere(): assert False\n"
+        )
+    (folder.parent / "pytest.ini").write_text("[pytest]\nmarkers =\n  gpu: one\n  slow: long\n")
     monkeypatch.setattr(gpu_stages, "ROOT", folder.parent)
-    (row,) = gpu_stages.tests(gpu_stages.Options(tmp_path, 120))
-    assert (row["passed"], row["failed"], row["exit"], row["problems"]) == (1, 0, 0, [])
+
+
+def run_of_tests(stage, options):
+    """Return the row of a stage of tests, and which ran, as their files and names."""
+    (row,) = stage(options)
+    text = (options.out / row["log"]).read_text()
+    assert (row["failed"], row["exit"], row["problems"], row["not_run"]) == (0, 0, [], 0)
+    ran = re.findall(r"^tests/(\S+)::(\S+) PASSED", text, re.MULTILINE)
+    assert len(ran) == row["passed"]
+    return ran
+
+
+def test_the_tests_that_are_run_are_those_marked_gpu_the_risky_ones_first(checkout, tmp_path):
+    ran = run_of_tests(gpu_stages.tests, gpu_stages.Options(tmp_path, 120))
+    names = ("test_other_on_gpu", "test_is_captured")
+    assert ran == [(file, name) for file in (*gpu_stages.RISKY, "test_a.py") for name in names]
+
+
+def test_in_short_only_captures_replays_and_refusals_are_tested(checkout, tmp_path):
+    ran = run_of_tests(gpu_stages.tests, gpu_stages.Options(tmp_path, 120, quick=True))
+    assert {name for _, name in ran} == {"test_is_captured"}
+
+
+def test_slow_tests_are_a_stage_of_their_own_which_is_only_asked_for(checkout, tmp_path):
+    ran = run_of_tests(gpu_stages.slow_tests, gpu_stages.Options(tmp_path, 120, quick=True))
+    assert len(ran) == 5 and {name for _, name in ran} == {"test_slow"}
+    assert "slow tests" not in gpu.STAGES
+    options = gpu.parse(["--out", "x", "--only", "slow tests"])
+    assert options.only == ["slow tests"]
+
+
+def test_tests_need_a_checkout(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_stages, "ROOT", tmp_path / "nowhere")
     (row,) = gpu_stages.tests(gpu_stages.Options(tmp_path, 120))
     assert "no tests beside the package" in row["reason"]
+
+
+def test_the_tests_that_go_first_are_there():
+    files = [path.name for path in gpu_stages.in_order(ROOT / "tests")]
+    assert files[: len(gpu_stages.RISKY)] == list(gpu_stages.RISKY)
+    text = (ROOT / "tests" / gpu_stages.RISKY[0]).read_text(encoding="utf-8")
+    first, *_ = re.findall(r"def (test_\w+)", text)
+    assert any(word in first for word in gpu_stages.QUICK_TESTS.split(" or "))
 
 
 def test_a_missing_sanitizer_is_told(tmp_path, monkeypatch):
@@ -569,6 +667,58 @@ def test_cases_tell_who_is_missing_and_who_computes_something_else(tmp_path):
     assert "bad failed: RuntimeError" in gpu_report.text(results)
 
 
+def test_a_case_that_needs_no_compiler_is_run_where_one_that_does_has_no_time(
+    tmp_path, monkeypatch
+):
+    now = 0.0
+    monkeypatch.setattr(gpu_stages.time, "monotonic", lambda: now)
+
+    def measuring(module, cases, names, settings, left_s):
+        nonlocal now
+        for case in cases:
+            now += 40.0 if case.problem.queued else 2.0
+            yield {"name": case.name, "bytes": 0}
+
+    monkeypatch.setattr(harness, "measuring", measuring)
+    chosen = [c for c in gpu_steps.SMALL if c.problem.cell.batch == 32]
+    assert [c.problem.queued for c in chosen] == [True, True, False, False] * 2
+    options = gpu_stages.Options(tmp_path, 107)
+    rows = list(gpu_stages.cases("m", chosen, options, TINY))
+    done = [row["name"] for row in rows if row["kind"] == "case"]
+    assert done == [case.name for case in chosen[:4]]
+    assert [row["what"] for row in rows[4:]] == [case.name for case in chosen[4:]]
+    now = 0.0
+    rows = list(gpu_stages.cases("m", [chosen[i] for i in (0, 1, 4, 2)], options, TINY))
+    assert [row.get("name") for row in rows[:3]] == [chosen[i].name for i in (0, 1, 2)]
+    assert [row["what"] for row in rows[3:]] == [chosen[4].name]
+
+
+def test_summary_says_how_many_cases_were_left_out():
+    results = made_up()
+    assert "left out" not in gpu_report.summary(results)
+    found = results["stages"]["steps"]["rows"]
+    found[0]["contestants"]["torch-cuda"] = {"status": "cut", "reason": "no answer"}
+    found[13:] = [{"kind": "left out", "what": "x", "reason": "no time"}]  # the rest: ended
+    said = gpu_report.summary(results)
+    assert "steps: 3 of 16 cases left out, contestants cut: 1" in said and "wide:" not in said
+    results["quick"] = True
+    assert "cases left out" not in gpu_report.summary(results)
+    found[1:] = []
+    assert "steps: 1 of 2 cases left out" in gpu_report.summary(results)
+
+
+def test_a_contestant_that_is_late_is_cut_and_no_fault(tmp_path):
+    cases = fake_cases(("plain", "late"), "first")
+    (row,) = rows_of_cases(tmp_path, 12, cases)  # in which nobody waits for TINY's limit
+    found = {name: c["status"] for name, c in row["contestants"].items()}
+    assert found == {"plain": "ok", "late": "cut"}
+    assert row["contestants"]["plain"]["turns"] == TINY.rounds
+    results = made_up()
+    results["stages"]["steps"]["rows"] = [row]
+    assert errors(results) == [] and not gpu_report.is_fault(row)
+    assert "| late | cut | no answer within" in gpu_report.text(results)
+
+
 def test_queued_work_is_timed_by_the_device_and_counted_by_its_units(tmp_path):
     (row,) = rows_of_cases(tmp_path, 60, fake_cases(("plain", "queued"), "first"))
     found = row["contestants"]["queued"]
@@ -590,6 +740,64 @@ def test_the_floor_is_of_flops_bytes_and_launches():
     found = gpu_rates.floor_us(RATES, "high", 400_000_000, 131072, 10)
     assert found == pytest.approx(1.0 + 131072 / 500e3 + 10.0)
     assert gpu_rates.floor_us(RATES, "medium", 750_000_000, 0, 0) == pytest.approx(1.0)
+
+
+class TimedMachine(Machine):
+    """A machine on which what is started takes a made-up time, more from Python than in a graph."""
+
+    PYTHON_S, NODE_S, BYTES_PER_S = 5e-6, 1e-6, 2e11
+
+    def __init__(self):
+        super().__init__()
+        self.now, self.in_capture = 0.0, None
+
+    def load(self, source):
+        return {"nothing": None}
+
+    def memory(self, n):
+        return types.SimpleNamespace(address=0)
+
+    def _spend(self, time_s):
+        if self.in_capture is None:
+            self.now += max(self.PYTHON_S, time_s)
+        else:
+            self.in_capture.append(time_s)
+
+    def launch(self, kernel, blocks, arguments):
+        self._spend(self.NODE_S)
+
+    def copy(self, target, source, n):
+        self._spend(self.NODE_S + 2 * n / self.BYTES_PER_S)
+
+    def capture(self, function):
+        self.in_capture = nodes = []
+        function()
+        self.in_capture, total = None, sum(nodes)
+
+        def replay():
+            self.now += max(self.PYTHON_S, total)
+
+        return replay
+
+    def clock(self):
+        start = self.now
+        return lambda: self.now - start
+
+
+def test_rates_of_copies_are_the_gpus_and_without_launches():
+    machine = TimedMachine()
+    empty_s = gpu_rates.launch_s(machine, machine.clock)
+    assert empty_s == pytest.approx(machine.NODE_S)
+    for kib in gpu_rates.COPIED_KIB:
+        n = 1024 * kib
+        found = gpu_rates.copy_s(n, empty_s, machine, machine.clock)
+        assert 2 * n / found == pytest.approx(machine.BYTES_PER_S)
+
+
+def test_a_copy_takes_at_least_a_share_of_what_was_measured():
+    machine = TimedMachine()
+    found = gpu_rates.copy_s(65536, 1.0, machine, machine.clock)
+    assert found == pytest.approx(0.1 * (machine.NODE_S + 131072 / machine.BYTES_PER_S))
 
 
 # What the contestants compute: on the CPU, as they would on a GPU
@@ -630,6 +838,10 @@ def test_product_memory_is_filled_to_its_end(monkeypatch):
     at = memory.address - memory.bytes.ctypes.data
     found = memory.bytes[at : at + 84].view(np.float32)
     assert (found[8:16] == found[:8]).all() and (found[16:] == found[:5]).all() and found.all()
+    memory = gpu_steps._filled(Machine(), 8, "bfloat16")
+    at = memory.address - memory.bytes.ctypes.data
+    narrow = (memory.bytes[at : at + 16].view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    np.testing.assert_allclose(narrow, found[:8], rtol=2**-7)
 
 
 def program_of(function, arrays):
@@ -652,6 +864,35 @@ def test_elementwise_functions_are_one_kernel_of_the_bytes_that_are_counted(name
     assert full.n_bytes == 4 * gpu_elementwise.ELEMENTS * (problem.n_arguments + 1)
 
 
+@pytest.mark.parametrize("elements", [1000, 200_000])
+def test_elementwise_results_are_expected_where_they_are_sampled(elements):
+    for case in gpu_elementwise.CASES:
+        problem = case.problem._replace(elements=elements)
+        whole = problem.function(
+            *[x.astype(np.float64) for x in gpu_elementwise.arguments(problem)]
+        )
+        found = gpu_elementwise.expected(case._replace(problem=problem))
+        assert difference([sampled(whole)], found) == 0
+        whole[7 * (elements // 1000) % elements :] += 1.0
+        assert difference([sampled(whole)], found) > 100 * case.tolerance
+
+
+def test_elementwise_functions_are_expected_of_a_sample_alone(monkeypatch):
+    monkeypatch.setattr(gpu_elementwise, "TILE", 1009)
+    sizes = []
+
+    def noted(x, y):
+        sizes.append(x.size)
+        return x
+
+    case = gpu_elementwise.CASES[1]
+    problem = case.problem._replace(function=noted, elements=1 << 21)
+    (found,) = gpu_elementwise.expected(case._replace(problem=problem))
+    assert sizes == [1 << 16] and len(np.unique(found)) == 1009  # all of a tile
+    x, y = gpu_elementwise.arguments(problem)
+    assert x.size == 1 << 21 and (x[1009:2018] == x[:1009]).all() and not (x == y).any()
+
+
 def test_parts_of_a_product_are_counted():
     x, w = np.ones((5, 7), np.float32), np.ones((7, 3), np.float32)
     counted = gpu_parts.counts(program_of(lambda x, w: x @ w, [x, w]), {})
@@ -668,6 +909,43 @@ def test_factors_that_are_narrower_than_their_product_are_counted_as_they_are():
     counted = [gpu_parts._of_product(run, {}) for run in program.step.runs
                if isinstance(run, Product)]  # fmt: skip
     assert counted == [(2 * 5 * 7 * 3, 2 * (35 + 21) + 4 * 15)]
+
+
+def test_epilogues_of_products_are_told_in_their_order():
+    x, w, v = (np.ones((128, 128), np.float32) for _ in range(3))
+    b = np.ones(128, np.float32)
+    nnx.set_matmul_precision("medium")
+    try:
+        program = program_of(lambda x, w, v, b: nnx.maximum(x @ w + b, 0.0) @ v, [x, w, v, b])
+    finally:
+        nnx.set_matmul_precision("highest")
+    assert gpu_parts.epilogues(program, {}) == ["relu_bias", "none"]
+
+
+def test_epilogues_go_from_the_work_to_the_row_and_the_report():
+    match = harness.Match("tests.bench_fakes", fake_cases(("plain",), "first")[0], TINY)
+    match.found["plain"] = {
+        "status": "unavailable", "reason": "made up",
+        "stats": {"flops": 5, "bytes": 6, "launches": 2, "epilogues": ["drelu", "none"]},
+    }  # fmt: skip
+    report = match.report()
+    assert (report["launches"], report["epilogues"]) == (2, ["drelu", "none"])
+    results = made_up()
+    results["stages"]["wide"]["rows"] = [{"kind": "case", **report}]
+    assert errors(results) == []
+    assert "2 launches. Epilogues of its products: drelu, none." in gpu_report.text(results)
+    assert "Epilogues of its products" not in gpu_report.text(made_up())
+
+
+def test_counts_of_a_step_have_its_epilogues():
+    program = program_of(
+        lambda x, w: x @ w, [np.ones((5, 7), np.float32), np.ones((7, 3), np.float32)]
+    )
+    lowered = types.SimpleNamespace(
+        _entry=types.SimpleNamespace(program=lambda: program, example={}), stats=dict
+    )
+    found = contestants.program_stats(types.SimpleNamespace(lower=lambda *x: lowered), [])
+    assert found["launches"] == 1 and found["epilogues"] == ["none"]
 
 
 @pytest.mark.parametrize(

@@ -92,9 +92,45 @@ def test_no_one_is_waited_for_beyond_the_limit():
     start = time.monotonic()
     (report,) = figures(["late"], TINY._replace(limit_s=3))
     assert report["contestants"]["late"] == {
-        "status": "crashed", "reason": "no answer within 3 s",
+        "status": "cut", "reason": "no answer within 3 s",
     }  # fmt: skip
     assert time.monotonic() - start < 30
+
+
+class Asked(harness.Contestant):
+    """Notes how long it is waited for, and answers as a worker would."""
+
+    def __init__(self):
+        super().__init__("products")  # whose values are not checked
+        self.limits = []
+
+    def ask(self, limit_s, **command):
+        self.limits.append((command["do"], limit_s))
+        if command["do"] == "time" and len(self.limits) > 3:
+            raise harness.LateError("late")
+        return {
+            "open": {"variants": {"one": {"first_call_s": 0.1}}, "left_out": {}},
+            "calibrate": {"setting": "one", "calls": 1, "trial_us": {}},
+            "time": {"time_s": 1e-3, "cpu_s": 0.0, "device_s": None},
+        }[command["do"]]
+
+
+def test_getting_ready_may_take_longer_than_a_turn():
+    match, asked = harness.Match(FAKES, case(), TINY._replace(limit_s=3, open_s=90)), Asked()
+    match.admit(asked)
+    match.play(lambda: None)
+    assert asked.limits == [("open", 90), ("calibrate", 3), ("time", 3), ("time", 3)]
+    assert match.found["products"] == {"status": "cut", "reason": "late"}
+    assert "us" not in match.report()["contestants"].get("products", {})
+
+
+def test_no_one_gets_ready_beyond_the_time_that_is_left():
+    settings, asked = TINY._replace(limit_s=3, open_s=90), Asked()
+    harness.Match(FAKES, case(), settings, lambda: 7.0).admit(asked)
+    assert asked.limits == [("open", 7.0), ("calibrate", 3)]
+    match = harness.Match(FAKES, case(), settings, lambda: -1.0)
+    match.admit(harness.Contestant("plain"))
+    assert match.found["plain"] == {"status": "cut", "reason": "no time was left for it"}
 
 
 def test_loops_beyond_the_budget_are_not_run_and_not_guessed(tmp_path, monkeypatch):

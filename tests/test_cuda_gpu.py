@@ -1,6 +1,7 @@
 """The compiled path on a GPU: what the tests without one hold of emitted text, on real hardware.
 
 All are marked gpu, and say so where they are skipped. Eager ops on a GPU are in tests/test_cupy.py.
+Captures, replays and refusals stand first: `python -m benchmarks.gpu` may be cut before the last.
 """
 
 import warnings
@@ -42,6 +43,122 @@ def captures(monkeypatch):
     capture = CupyMachine.capture
     monkeypatch.setattr(CupyMachine, "capture", noted)
     return found
+
+
+# Capture and memory
+
+
+def small_step(device=DEVICE):
+    """Return a jitted step of a small network, its batch, its network."""
+    nnx.random.seed(0)
+    with nnx.device(device):
+        model = nn.Sequential(
+            nn.Dense(32, "relu", in_features=20), nn.Dropout(0.2), nn.Dense(5, in_features=32)
+        )
+    optimizer = optim.Adam(1e-3).bind(model.parameters())
+
+    @nnx.jit
+    def step(x, y):
+        optimizer.zero_grad()
+        loss = nn.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    rng = np.random.default_rng(0)
+    batch = [
+        nnx.asarray(part, device=device)
+        for part in (rng.standard_normal((16, 20), dtype=np.float32), rng.integers(0, 5, 16))
+    ]
+    return step, batch, model
+
+
+def test_a_step_is_captured_without_a_warning(captures):
+    step, batch, _ = small_step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        losses = [step(*batch).item() for _ in range(5)]
+    assert len(captures) == 2 and None not in captures  # up to the checks, and the rest
+    assert losses[-1] < losses[0]
+
+
+def test_fit_replays_several_steps_at_once(captures):
+    _, _, model = small_step()
+    rng = np.random.default_rng(1)
+    x, y = rng.standard_normal((1600, 20), dtype=np.float32), rng.integers(0, 5, 1600)
+    model.compile(optim.Adam(1e-3), "cross_entropy", device=DEVICE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        losses = model.fit(x, y, batch_size=16, epochs=4, verbose=0).history["loss"]
+    assert captures and None not in captures
+    assert losses[-1] < losses[0]
+
+
+def test_a_thousand_replays_allocate_nothing():
+    step, batch, _ = small_step()
+    for _ in range(5):
+        loss = step(*batch)
+    device = nnx.device(DEVICE)
+    device.synchronize()
+    before = device.memory()
+    for _ in range(REPLAYS):
+        loss = step(*batch)
+    device.synchronize()
+    after = device.memory()
+    assert np.isfinite(loss.item())
+    for figure in ("pool_used", "pool_total"):
+        assert after[figure] == before[figure]
+
+
+# What goes wrong
+
+
+def state_of(model):
+    return [np.array(p.numpy()) for p in model.parameters()]
+
+
+@pytest.mark.parametrize("calls", [0, 1, 4], ids=["first call", "launched", "replayed"])
+def test_a_label_out_of_range_changes_nothing(calls):
+    step, (x, y), model = small_step()
+    for _ in range(calls):
+        step(x, y)
+    before = state_of(model)
+    bad = y.numpy().copy()
+    bad[3] = 7
+    with pytest.raises(nnx.LabelError, match="7"):
+        step(x, nnx.asarray(bad, device=DEVICE))
+    for ours, was in zip(state_of(model), before, strict=True):
+        assert ours.tobytes() == was.tobytes()
+    # The context goes on: other steps run, and so do those of other functions.
+    assert np.isfinite([step(x, y).item() for _ in range(3)]).all()
+    ones = nnx.ones((3, 3), device=DEVICE)
+    assert (ones @ ones).tolist() == [[3.0] * 3] * 3
+
+
+def test_a_label_out_of_range_in_fit_changes_nothing_after_it():
+    _, (x, y), model = small_step()
+    model.compile(optim.SGD(0.1), "cross_entropy", device=DEVICE)
+    bad = y.numpy().copy()
+    bad[-1] = 5
+    before = state_of(model)
+    with pytest.raises(nnx.LabelError, match="5"):
+        model.fit(x, nnx.asarray(bad, device=DEVICE), batch_size=16, epochs=1, verbose=0)
+    for ours, was in zip(state_of(model), before, strict=True):
+        assert ours.tobytes() == was.tobytes()
+    assert np.isfinite(model.fit(x, y, batch_size=16, verbose=0).history["loss"]).all()
+
+
+def test_too_little_memory_in_a_compiled_function_leaves_it_usable():
+    device = nnx.device(DEVICE)
+    n = int((device.memory()["total"] / 4) ** 0.5 * 1.1)
+    outer = nnx.jit(lambda x: nnx.sum(nnx.exp(nnx.permute_dims(x, (1, 0)) @ x)))
+    small = nnx.ones((1, 8), device=DEVICE)
+    expected = outer(small).item()
+    with pytest.raises(nnx.OutOfMemoryError):
+        outer(nnx.zeros((1, n), device=DEVICE))
+    assert [outer(small).item() for _ in range(CALLS)] == [expected] * CALLS
+    step, batch, _ = small_step()
+    assert np.isfinite([step(*batch).item() for _ in range(CALLS)]).all()
 
 
 # Every op
@@ -186,119 +303,3 @@ def test_shuffles_are_bit_equal():
     found = means(DEVICE)
     assert found == means("numpy")
     assert len(set(found)) > len(found) // 2
-
-
-# Capture and memory
-
-
-def small_step(device=DEVICE):
-    """Return a jitted step of a small network, its batch, its network."""
-    nnx.random.seed(0)
-    with nnx.device(device):
-        model = nn.Sequential(
-            nn.Dense(32, "relu", in_features=20), nn.Dropout(0.2), nn.Dense(5, in_features=32)
-        )
-    optimizer = optim.Adam(1e-3).bind(model.parameters())
-
-    @nnx.jit
-    def step(x, y):
-        optimizer.zero_grad()
-        loss = nn.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    rng = np.random.default_rng(0)
-    batch = [
-        nnx.asarray(part, device=device)
-        for part in (rng.standard_normal((16, 20), dtype=np.float32), rng.integers(0, 5, 16))
-    ]
-    return step, batch, model
-
-
-def test_a_step_is_captured_without_a_warning(captures):
-    step, batch, _ = small_step()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        losses = [step(*batch).item() for _ in range(5)]
-    assert len(captures) == 2 and None not in captures  # up to the checks, and the rest
-    assert losses[-1] < losses[0]
-
-
-def test_fit_replays_several_steps_at_once(captures):
-    _, _, model = small_step()
-    rng = np.random.default_rng(1)
-    x, y = rng.standard_normal((1600, 20), dtype=np.float32), rng.integers(0, 5, 1600)
-    model.compile(optim.Adam(1e-3), "cross_entropy", device=DEVICE)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        losses = model.fit(x, y, batch_size=16, epochs=4, verbose=0).history["loss"]
-    assert captures and None not in captures
-    assert losses[-1] < losses[0]
-
-
-def test_a_thousand_replays_allocate_nothing():
-    step, batch, _ = small_step()
-    for _ in range(5):
-        loss = step(*batch)
-    device = nnx.device(DEVICE)
-    device.synchronize()
-    before = device.memory()
-    for _ in range(REPLAYS):
-        loss = step(*batch)
-    device.synchronize()
-    after = device.memory()
-    assert np.isfinite(loss.item())
-    for figure in ("pool_used", "pool_total"):
-        assert after[figure] == before[figure]
-
-
-# What goes wrong
-
-
-def state_of(model):
-    return [np.array(p.numpy()) for p in model.parameters()]
-
-
-@pytest.mark.parametrize("calls", [0, 1, 4], ids=["first call", "launched", "replayed"])
-def test_a_label_out_of_range_changes_nothing(calls):
-    step, (x, y), model = small_step()
-    for _ in range(calls):
-        step(x, y)
-    before = state_of(model)
-    bad = y.numpy().copy()
-    bad[3] = 7
-    with pytest.raises(nnx.LabelError, match="7"):
-        step(x, nnx.asarray(bad, device=DEVICE))
-    for ours, was in zip(state_of(model), before, strict=True):
-        assert ours.tobytes() == was.tobytes()
-    # The context goes on: other steps run, and so do those of other functions.
-    assert np.isfinite([step(x, y).item() for _ in range(3)]).all()
-    ones = nnx.ones((3, 3), device=DEVICE)
-    assert (ones @ ones).tolist() == [[3.0] * 3] * 3
-
-
-def test_a_label_out_of_range_in_fit_changes_nothing_after_it():
-    _, (x, y), model = small_step()
-    model.compile(optim.SGD(0.1), "cross_entropy", device=DEVICE)
-    bad = y.numpy().copy()
-    bad[-1] = 5
-    before = state_of(model)
-    with pytest.raises(nnx.LabelError, match="5"):
-        model.fit(x, nnx.asarray(bad, device=DEVICE), batch_size=16, epochs=1, verbose=0)
-    for ours, was in zip(state_of(model), before, strict=True):
-        assert ours.tobytes() == was.tobytes()
-    assert np.isfinite(model.fit(x, y, batch_size=16, verbose=0).history["loss"]).all()
-
-
-def test_too_little_memory_in_a_compiled_function_leaves_it_usable():
-    device = nnx.device(DEVICE)
-    n = int((device.memory()["total"] / 4) ** 0.5 * 1.1)
-    outer = nnx.jit(lambda x: nnx.sum(nnx.exp(nnx.permute_dims(x, (1, 0)) @ x)))
-    small = nnx.ones((1, 8), device=DEVICE)
-    expected = outer(small).item()
-    with pytest.raises(nnx.OutOfMemoryError):
-        outer(nnx.zeros((1, n), device=DEVICE))
-    assert [outer(small).item() for _ in range(CALLS)] == [expected] * CALLS
-    step, batch, _ = small_step()
-    assert np.isfinite([step(*batch).item() for _ in range(CALLS)]).all()
