@@ -228,7 +228,8 @@ class CupyMachine:
         """Run a product by cuBLASLt alone, in its turn. Raises: NoAlgorithmError."""
         pointers = pointers._replace(workspace=self._workspace.address)
         with self.aside() as stream:
-            prepare(problem, pointers, stream)  # which runs it
+            plan = prepare(problem, pointers, stream)
+            plan.run(*pointers[:5], stream=stream)  # after those that it was chosen from
 
     def _prepared(self, problem: Problem, pointers: Pointers, stream: int) -> Plan | Apart:
         """Return a problem ready to run: by cuBLASLt alone, or its epilogue by a kernel."""

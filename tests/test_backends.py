@@ -469,7 +469,8 @@ LAYERS = (
     {"errors", "memory", "places"}, {"scalar", "threads", "locks"}, {"dtypes"}, {"shapes"},
     {"op"}, {"ops", "precision"},
     {"device", "host", "philox"}, {"tensor"}, {"creation", "tree", "random"},
-    {"standard", "tape"}, {"autodiff"}, {"graph"}, {"recorder"}, {"trace"}, {"passes"}, {"watch"}, {"native"},
+    {"standard", "tape"}, {"autodiff"}, {"graph"}, {"recorder"}, {"trace"}, {"passes"}, {"watch"},
+    {"native"},
     {"execute", "planned", "costs"}, {"jit"}, {"rates", "restore"},
     {"profile"}, {""}, {"nn", "optim"}, {"fit"}, {"cli"},
 )  # fmt: skip
