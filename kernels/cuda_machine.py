@@ -233,18 +233,9 @@ class CupyMachine:
 
     def _prepared(self, problem: Problem, pointers: Pointers, stream: int) -> Plan | Apart:
         """Return a problem ready to run: by cuBLASLt alone, or its epilogue by a kernel."""
-        error: Exception | None = None
-        whole = None
-        try:
-            whole = prepare(problem, pointers, stream)
-            if problem.epilogue.startswith("relu") and not self._shows_nan(whole, pointers, stream):
-                whole = None
-        except NoAlgorithmError as found:
-            error = found
         if problem.epilogue not in epilogues_gpu.EPILOGUES:
-            if whole is None:
-                raise error or AssertionError(problem)
-            return whole
+            return prepare(problem, pointers, stream)
+        whole = self._whole(problem, pointers, stream)
         if whole is not None and problem.batch * problem.m * problem.n < COMPARED_FROM:
             return whole
         plan = prepare(problem._replace(epilogue="none"), pointers, stream)
@@ -253,6 +244,15 @@ class CupyMachine:
             return apart
         run = functools.partial(apart.run, *pointers[:5], stream=stream)
         return apart if is_faster(run, "apart", whole, stream) else whole
+
+    def _whole(self, problem: Problem, pointers: Pointers, stream: int) -> Plan | None:
+        """Return a product with its epilogue by cuBLASLt; None where it has none that keeps NaN."""
+        try:
+            plan = prepare(problem, pointers, stream)
+        except NoAlgorithmError:
+            return None
+        loses = problem.epilogue.startswith("relu") and not self._shows_nan(plan, pointers, stream)
+        return None if loses else plan
 
     def _shows_nan(self, plan: Plan, pointers: Pointers, stream: int) -> bool:
         """Return whether NaN of a factor reaches all of a product's result, which is written.

@@ -2,9 +2,9 @@
 
 Where float32 is multiplied as bfloat16 or float16, each factor is rounded. A value that is read as
 a factor, and otherwise only where rounding it earlier changes nothing, is written rounded: half the
-bytes, and no loop that converts it. Such readers are relu's gradient, which asks what is above 0
-and leaves numbers out; and the gradient of a bias, which is a product like that of the weights
-beside it, with ones as the other factor.
+bytes, and no loop that converts it. Such readers are relu's gradient, which leaves numbers out and
+asks what is above 0 (a number that rounds to 0 is not); and the gradient of a bias, which is a
+product like that of the weights beside it, with ones as the other factor.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ class _Narrowed:
             attrs = {**eqn.attrs, "dtype": self.kind}
             # A bias has the type of the result.
             inputs[2:] = [self._cast(x, self.kind, eqn) for x in inputs[2:]]
-        elif any(isinstance(x, Var) and x.dtype is self.kind for x in inputs[-2:]):
-            attrs = eqn.attrs  # what leaves out elements of a narrow value
+        elif any(x in self.kept and self._leaves_out(eqn, x) for x in eqn.vars):
+            attrs = eqn.attrs
         else:
             self.eqns.append(Eqn(eqn.op, inputs, eqn.attrs, eqn.out, eqn.place))
             self.narrow[eqn.out] = self._cast(eqn.out, self.kind, eqn)

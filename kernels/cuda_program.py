@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from nnx.kernels.cuda_step import Number
 from nnx.kernels.emit_cuda import emit
 from nnx.locks import renew_at_fork
 from nnx.precision import get_matmul_precision
-from nnx.scalar import Env
+from nnx.scalar import Env, names_in
 
 SIZES_KEPT = 8
 """For how many batch sizes the work memory is kept."""
@@ -25,9 +25,11 @@ FEW_ROWS = 32
 """What is compiled first where the number of rows is one of the call."""
 
 
-def sizes_among(scalars: Iterable[str]) -> list[str]:
-    """Return the scalars that are sizes."""
-    return [name for name in scalars if name[:1] == "B"]
+def sizes_in(graph: Graph, scalars: Collection[str]) -> list[str]:
+    """Return the scalars of a call that a graph's shapes are written in."""
+    values = (*graph.inputs, *(eqn.out for eqn in graph.eqns))
+    named = {name for x in values for name in names_in(tuple(x.shape))}
+    return sorted(named.intersection(scalars))
 
 
 class Slots:
@@ -51,7 +53,7 @@ class Emission:
         self.step = emit(self.graph, updates, kinds)
         self.source = self.step.source
         self.row = 1 + len(self.step.numbers)
-        sized = frozenset(sizes_among(kinds))
+        sized = frozenset(sizes_in(graph, kinds))
         self._varying = [
             (i, number) for i, number in enumerate(self.step.numbers, 1) if number.names - sized
         ]
@@ -105,7 +107,7 @@ class CudaProgram:
         self.arrays = machine.arrays
         self.moving = frozenset(range(len(graph.inputs))) - frozenset(updates.values())
         self.steady: frozenset[int] = frozenset()
-        self.sized = sizes_among(kinds)
+        self.sized = sizes_in(graph, kinds)
         self._lowered, self._precision = graph, get_matmul_precision()
         self._emissions: dict[frozenset[int], Emission] = {}
         self._settings: dict[tuple[Any, ...], Setting] = {}

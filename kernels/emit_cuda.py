@@ -153,7 +153,7 @@ class CudaEmitter(CudaSingles):
             return set(self._roots(self.copies[i - len(groups)][1]))
         eqns = groups[i].eqns
         found = {x for e in eqns for x in (e.out, *(y for y, _ in self.plan.sources(e)))}
-        return found | {self.riders[x] for x in found if x in self.riders and x is eqns[0].out}
+        return found | {self.riders[x] for x in (eqns[0].out,) if x in self.riders}
 
     def _fits(self, i: int, members: Sequence[int]) -> bool:
         """Return whether a kernel may take one part more.

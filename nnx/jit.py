@@ -185,7 +185,10 @@ class Lowered:
     @property
     def source(self) -> str:
         """The generated code; on a device that compiles nothing, its calls written out."""
-        return getattr(self._entry.program(), "source", None) or pretty(self.graph)
+        program = self._entry.program()
+        if hasattr(program, "emission"):  # one for each range of sizes
+            return str(program.emission(self._entry.example).source)
+        return getattr(program, "source", None) or pretty(self.graph)
 
     def stats(self) -> dict[str, int]:
         """Return counts of eqns, kernels, FLOPs and bytes, for the sizes of the traced call."""

@@ -126,6 +126,14 @@ def test_sums_of_rows_read_narrow_numbers_beside_a_product_that_sums_them():
     assert types_of(graph)[0] == "float32"
 
 
+def test_a_factor_that_was_wider_before_is_narrow_again():
+    narrow = X.astype(ml_dtypes.bfloat16)
+    graph = made(lambda x, w: (x.astype("float32") * 1.0) @ w + x.astype("float32") @ w, narrow, W1)
+    assert types_of(graph) == ["float32"] * 2
+    for eqn in graph.eqns:
+        assert eqn.op.name != "astype" or eqn.out.dtype is eqn.attrs["dtype"]
+
+
 @pytest.mark.parametrize("precision", ["highest", "high"])
 def test_other_precisions_have_nothing_narrow(precision):
     assert types_of(made(layers, X, W1, W2, precision=precision)) == ["float32"] * 2

@@ -113,6 +113,13 @@ def test_a_warp_takes_a_sum_over_the_rows_of_a_call():
     assert n_products(program.emission({"B": 2000})) == 1
 
 
+def test_the_text_that_is_shown_is_that_of_the_call_it_was_traced_for(short):
+    w = nnx.asarray(drawn(300, 40), device="numba")
+    for n, is_loop in ((32, True), (2000, False)):
+        lowered = nnx.jit(lambda x, w: x @ w).lower(nnx.asarray(drawn(n, 300), device="numba"), w)
+        assert ("multiply(" in lowered.source) is is_loop
+
+
 # The numbers
 
 SHAPES = [((5, 7), (7, 3)), ((1, 33), (33, 1)), ((70, 1), (1, 9)), ((3, 1000), (1000, 2))]

@@ -252,6 +252,21 @@ def test_a_thousand_replays_take_no_memory(emulated):
     assert machine.uploaded == 1000 * 8 * program.emission({"B": 8}).row
 
 
+@pytest.mark.parametrize("warp_turns", [0, 1 << 15], ids=["products", "loops"])
+def test_arguments_have_numbers_of_rows_of_their_own(warp_turns, emulated, monkeypatch):
+    monkeypatch.setattr(Machine, "warp_turns", warp_turns)
+    rng = np.random.default_rng(0)
+    function = nnx.jit(lambda x, y, n: (nnx.sum(x @ y.T, axis=0) * n, nnx.max(x, axis=1)))
+    for rows in ((4, 5, 2), (6, 7, 3), (8, 3, 2), (1, 70, 5)):
+        x, y = (rng.normal(size=(n, 9)).astype("f4") for n in rows[:2])
+        given = (nnx.asarray(a, device="numba") for a in (x, y))
+        sums, largest = function(*given, rows[2])
+        wanted = (x.astype("f8") @ y.T).sum(axis=0) * rows[2]
+        np.testing.assert_allclose(sums.numpy(), wanted, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(largest.numpy(), x.max(axis=1))
+    assert len(emulated) <= 2
+
+
 def test_numbers_that_do_not_change_are_given_once(emulated):
     small, other = Small(optim.SGD(0.1)), Small(optim.SGD(lambda done: 0.1 / (1 + done)))
     uploaded = []
